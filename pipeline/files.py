@@ -1,0 +1,380 @@
+"""Files: list the input, publish the output atomically, lock it, and keep small JSON records."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import io
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import filelock
+import numpy as np
+
+from pipeline.core import Array, ArrayField, File
+from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError, RetryError, StorageError
+
+_GLOB = frozenset("*?[")
+_CHUNK = 1 << 20
+"""Bytes that are hashed while they are still in the cache from being written."""
+
+
+# ---- input -----------------------------------------------------------------------------------------------------------
+
+
+def find(path: str, suffixes: tuple[str, ...], key: str = "source.path") -> list[Path]:
+    """Regular files behind a file name, a folder (searched to any depth) or a glob, sorted by name as bytes.
+
+    Names that start with ``_`` or ``.`` are side files and are passed over, as are files in a folder so named. A file
+    that is named in full is taken whatever its suffix.
+
+    Raises:
+        ConfigError: `path` is empty.
+        InputError: nothing is there, or what is there is no regular file.
+    """
+    if not path:
+        raise ConfigError(f"no value given for {key}")
+    root = Path(path)
+    if root.is_dir():
+        found = [p for p in _walk(root) if p.suffix in suffixes]
+    elif root.exists() or not _GLOB & set(path):
+        found = [root]
+    else:
+        found = [Path(p) for p in glob.glob(path, recursive=True) if not _hidden(Path(p).name)]  # noqa: PTH207
+        found = [p for p in found if not p.is_dir()]
+    if not found:
+        raise InputError(f"{key}: no {' or '.join(suffixes)} file in {path!r}; give a file, a folder or a glob")
+    for file in found:
+        _check_regular(file, key)
+    return sorted(found, key=lambda p: os.fsencode(p))
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        yield from (Path(folder, name) for name in names if not _hidden(name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(("_", "."))
+
+
+def _check_regular(file: Path, key: str) -> None:
+    """A fifo would block for ever and a device may never end, so only regular files are read."""
+    try:
+        mode = file.stat().st_mode
+    except OSError as e:
+        raise InputError(f"{key}: cannot read {str(file)!r}: {e.strerror}") from e
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{key}: {str(file)!r} is not a regular file")
+    if not os.access(file, os.R_OK):
+        raise InputError(f"{key}: no permission to read {str(file)!r}")
+
+
+def version(file: Path) -> str:
+    """Size and modification time of a file: what changes when somebody writes to it."""
+    try:
+        s = file.stat()
+    except OSError as e:
+        raise InputError(f"cannot read {str(file)!r}: {e.strerror}; it was there when the run was planned") from e
+    return f"{s.st_size}:{s.st_mtime_ns}"
+
+
+# ---- output ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Home:
+    """The places of one output.
+
+    A folder keeps its bookkeeping in ``_pipeline/``; a single file ``out.npy`` keeps it in the sibling ``out.npy.run/``.
+
+    Attributes:
+        root: folder that holds the data files.
+        state: bookkeeping: journal, fitted state, report, lock.
+        temp: files under construction; gone when no run is at work.
+        single: name of the one output file, or "" for a folder of parts.
+    """
+
+    root: Path
+    state: Path
+    temp: Path
+    single: str = ""
+
+    @property
+    def markers(self) -> Path:
+        """Folder of ``_manifest.json`` and ``_SUCCESS``."""
+        return self.state if self.single else self.root
+
+
+def home(path: str, *, single: bool) -> Home:
+    """Places of the output at `path`. Touches nothing."""
+    if not path:
+        raise ConfigError("no value given for sink.path")
+    p = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow a symlink that the user wants written through)
+    if single:
+        state = p.with_name(p.name + ".run")
+        return Home(p.parent, state, state / ".tmp", p.name)
+    return Home(p, p / "_pipeline", p / ".tmp")
+
+
+def npy_header(field: ArrayField, rows: int) -> bytes:
+    """What stands before the values of `rows` rows in a ``.npy`` file, byte for byte as `numpy.save` writes it.
+
+    Its length does not depend on `rows`, so that it can be written again when they have been counted.
+
+    Raises:
+        DTypeError: a ``.npy`` file cannot hold the dtype, or would give it back changed.
+    """
+    out = io.BytesIO()
+    try:
+        descr = _npy_descr(field.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (rows, *field.shape)}
+        try:
+            np.lib.format.write_array_header_1_0(out, header)
+        except UnicodeError:
+            raise
+        except ValueError:  # longer than the 64 KiB of version 1.0
+            np.lib.format.write_array_header_2_0(out, header)
+    except ValueError as e:
+        raise DTypeError(
+            f"column {field.name!r} is {field}, which a .npy file cannot hold: {e}. Cast it in the transform "
+            "(transform=cast), or leave it out of the columns that are carried"
+        ) from e
+    return out.getvalue()
+
+
+def _npy_descr(dtype: np.dtype[Any]) -> Any:
+    if dtype.hasobject or dtype.kind == "T":
+        raise ValueError("it would be stored as a pickle, which is never read")
+    if dtype.metadata:
+        raise ValueError("the metadata of its dtype would be lost")
+    descr = np.lib.format.dtype_to_descr(dtype)
+    if (back := np.lib.format.descr_to_dtype(descr)) != dtype:
+        raise ValueError(f"it would come back as {back}")
+    return descr
+
+
+def raw(array: Array) -> memoryview:
+    """The bytes of an array in C order, without a copy if it has that order. Any dtype without objects."""
+    if not array.nbytes:
+        return memoryview(b"")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+class Publication:
+    """A file that appears under its final name complete and durable, or not at all.
+
+    Written in a temporary folder on the same filesystem and hashed on the way; `publish` fsyncs, renames and fsyncs the
+    folder. Usable as a binary file by pyarrow and NumPy. After an error nothing is retried on the same descriptor:
+    a failed fsync may have dropped the data.
+
+    Args:
+        where: the output.
+        name: final path relative to ``where.root``, with ``/`` for folders.
+        durable: False leaves out the fsyncs: safe against a killed process, not against power loss.
+    """
+
+    def __init__(self, where: Home, name: str, *, durable: bool = True) -> None:
+        self.name = name
+        self.final = where.root / name
+        self.temp = where.temp / f"{uuid4().hex}{Path(name).suffix}"
+        self.closed = False
+        self._durable = durable
+        self._hash = hashlib.sha256()
+        self._hashed = True
+        self._size = 0
+        with storage(self.final):
+            self.temp.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.temp, "xb", buffering=0)  # noqa: SIM115, PTH123
+
+    def write(self, data: Any) -> int:
+        """Append bytes (anything with the buffer protocol) and return their number."""
+        view = memoryview(data)
+        view = view.cast("B") if view.nbytes else memoryview(b"")
+        with storage(self.final):
+            for start in range(0, len(view), _CHUNK):
+                self._write(view[start : start + _CHUNK])
+        return len(view)
+
+    def _write(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            done += self._file.write(view[done:])
+        self._hash.update(view)
+        self._size += done
+
+    def rewrite(self, offset: int, data: bytes) -> None:
+        """Replace bytes written before, such as a header that counts rows. Costs a second read to hash."""
+        self._hashed = False
+        with storage(self.final):
+            os.pwrite(self._file.fileno(), data, offset)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
+    def flush(self) -> None:
+        """Nothing is buffered here; pyarrow asks for it."""
+
+    def readable(self) -> bool:
+        """Write-only."""
+        return False
+
+    def writable(self) -> bool:
+        """Write-only."""
+        return True
+
+    def seekable(self) -> bool:
+        """Parts are written front to back."""
+        return False
+
+    def close(self) -> None:
+        """Close the descriptor without publishing. Harmless when called twice."""
+        self.closed = True
+        self._file.close()
+
+    def publish(self, rows: int) -> File:
+        """Make the file durable, give it its final name, and return its record."""
+        with storage(self.final):
+            digest = self._hash.hexdigest() if self._hashed else _sha256(self.temp)
+            if self._durable:
+                os.fsync(self._file.fileno())
+            self.close()
+            self.final.parent.mkdir(parents=True, exist_ok=True)
+            self.temp.replace(self.final)
+            if self._durable:
+                for depth in range(self.name.count("/") + 1):
+                    sync_folder(self.final.parents[depth])
+        return File(self.name, self._size, digest, rows)
+
+    def abort(self) -> None:
+        """Remove what was written. Harmless after `publish` and when called twice."""
+        try:
+            self.close()
+        finally:
+            self.temp.unlink(missing_ok=True)
+
+    def retract(self) -> None:
+        """As `abort`, and take back what was published, with the folders of `name` that are left empty.
+
+        For a part of several files, when a later one could not be published.
+        """
+        self.abort()
+        self.final.unlink(missing_ok=True)
+        for depth in range(self.name.count("/")):
+            with suppress(OSError):
+                self.final.parents[depth].rmdir()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder survive power loss."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace a small file atomically."""
+    temp = path.with_name(f".{path.name}.{uuid4().hex}")
+    with storage(path):
+        try:
+            with temp.open("xb") as f:
+                f.write(data)
+                f.flush()
+                if durable:
+                    os.fsync(f.fileno())
+            temp.replace(path)
+        finally:
+            temp.unlink(missing_ok=True)
+        if durable:
+            sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Replace a small JSON file atomically; keys keep their order."""
+    write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n", durable=durable)
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn an OSError into the error that says whether to try again, naming the file."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except OSError as e:
+        raise storage_error(path, e) from e
+
+
+def storage_error(path: Path, e: OSError) -> PipelineError:
+    """The error for a failed operation on an output file."""
+    message = f"writing {str(path)!r} failed: {e.strerror or e}"
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RetryError(f"{message}. Finished parts are kept: make space and run the same command again")
+    if e.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    ):
+        return OutputError(f"{message}. Choose another sink.path or its permissions")
+    return StorageError(f"{message}. Finished parts are kept: run the same command again")
+
+
+# ---- one writer ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the only right to write to an output, or say who holds it.
+
+    Raises:
+        RetryError: another run holds it.
+    """
+    holder = folder / "lock.json"
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        gate = filelock.FileLock(folder / "lock")
+        try:
+            gate.acquire(timeout=0)
+        except filelock.Timeout as e:
+            raise RetryError(f"another run is writing this output: {_holder(holder)}. Try again later") from e
+    try:
+        write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": _now()}, durable=False)
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        gate.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        who = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return "holder unknown"
+    return f"pid {who.get('pid')} on {who.get('host')} since {who.get('since')}"
+
+
+def _now() -> str:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).isoformat(timespec="seconds")

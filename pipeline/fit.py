@@ -1,0 +1,52 @@
+"""What a transform learned, kept beside the output as safetensors and JSON; one state per pass over the data."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core import Tensors
+from pipeline.errors import OutputError
+from pipeline.files import Home, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def save(where: Home, key: str, states: Sequence[Tensors], facts: dict[str, Any]) -> None:
+    """Keep the states of all passes, with the key of what they were learned from."""
+    from safetensors.torch import save as to_bytes
+
+    flat = {f"{i}/{name}": tensor.contiguous() for i, state in enumerate(states) for name, tensor in state.items()}
+    write_bytes(_tensors(where), to_bytes(flat))
+    write_json(_facts(where), {"key": key, "passes": len(states), **facts})
+
+
+def load(where: Home, key: str) -> list[Tensors] | None:
+    """The states learned under `key`, or None if there are none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    try:
+        facts = json.loads(_facts(where).read_bytes())
+        if facts.get("key") != key:
+            return None
+        flat = from_bytes(_tensors(where).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, SafetensorError) as e:
+        raise OutputError(f"{str(_facts(where))!r} is damaged: {e}. run.restart=true learns it anew") from e
+    states: list[Tensors] = [{} for _ in range(facts["passes"])]
+    for name, tensor in flat.items():
+        number, _, rest = name.partition("/")
+        states[int(number)][rest] = tensor
+    return states
+
+
+def _tensors(where: Home) -> Path:
+    return where.state / "fit.safetensors"
+
+
+def _facts(where: Home) -> Path:
+    return where.state / "fit.json"

@@ -1,0 +1,395 @@
+"""The driver: plan, take up what is done, fit, work, commit, report. It names no concrete class."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import fit as fitted
+from pipeline.columns import array_field, describe
+from pipeline.core import Device, Engine, Fittable, Setup, Sink, Source, Split, TakesValidity, Task, Tensors, Transform
+from pipeline.errors import ConfigError, InputError, PipelineError
+from pipeline.files import Home, home, lock, write_json
+from pipeline.layout import Fill, Layout, Selection, layout
+from pipeline.manifest import Manifest, digest
+from pipeline.plan import Plan, tasks
+from pipeline.progress import progress
+from pipeline.report import Report, versions
+from pipeline.stream import Flow
+from pipeline.worker import Ways, Worker, probe
+
+log = logging.getLogger("pipeline")
+
+_LANES = 5
+_MAX_BATCH_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is told beside its components; the keys of the configuration, flat.
+
+    Attributes:
+        columns, carry: see `pipeline.layout.layout`.
+        batch_rows: rows of a batch; None = by `batch_bytes`.
+        batch_bytes: bytes of the tensors of a batch.
+        stream_depth: batches that may wait between two lanes; 0 = one thread.
+        stream_bytes: bytes of all batches that wait between lanes.
+        nulls: ``auto``, ``error``, ``mask`` or ``fill``.
+        fill_value: number, or number per column, for ``nulls=fill``.
+        memory: ``auto`` (share with the source unless the transform writes in place), ``share`` or ``copy``.
+        unstack: take stacked columns apart again; None = if the sink keeps a table.
+        restart: replace what the output holds.
+        seed: of random numbers in the transform; combined with the key of each part.
+        threads: intra-op threads of torch.
+        every, progress: see `pipeline.progress.progress`.
+        config, command: for the report.
+        identity: what of the configuration decides the bytes of the output, flat.
+    """
+
+    columns: Selection = None
+    carry: str | Sequence[str] = "all"
+    batch_rows: int | None = None
+    batch_bytes: int = 4 << 20
+    stream_depth: int = 2
+    stream_bytes: int = 256 << 20
+    nulls: str = "auto"
+    fill_value: Fill = 0.0
+    memory: str = "auto"
+    unstack: bool | None = None
+    restart: bool = False
+    seed: int = 0
+    threads: int | None = None
+    every: float = 5.0
+    progress: str = "auto"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    command: Sequence[str] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, value, least in (
+            ("batch.rows", self.batch_rows, 1),
+            ("batch.bytes", self.batch_bytes, 1),
+            ("stream.depth", self.stream_depth, 0),
+            ("stream.bytes", self.stream_bytes, 1),
+            ("run.threads", self.threads, 1),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"{key} must be at least {least}; got {value}")
+        for key, word, words in (
+            ("conversion.nulls", self.nulls, ("auto", "error", "mask", "fill")),
+            ("conversion.memory", self.memory, ("auto", "share", "copy")),
+        ):
+            if word not in words:
+                raise ConfigError(f"{key} must be one of {', '.join(words)}; got {word!r}")
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Everything that is known before the first row is read."""
+
+    source: Source
+    transform: Transform
+    sink: Sink
+    engine: Engine
+    device: Device
+    options: Options
+    where: Home
+    plan: Plan
+    ways: Ways
+    identity: Mapping[str, Any]
+
+    def worker(self, transform: Transform, advance: Any) -> Worker:
+        options = self.options
+        flow = Flow(options.stream_depth, options.stream_bytes // _LANES)
+        return Worker(
+            self.source,
+            transform,
+            self.sink,
+            self.device,
+            self.plan.layout,
+            self.plan.batch_rows,
+            flow,
+            options.seed,
+            self.ways,
+            advance,
+        )
+
+
+def plan(
+    *, source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options
+) -> str:
+    """What a run would do, for people. Writes nothing."""
+    return _stage(source, transform, sink, engine, device, options).plan.text()
+
+
+def run(
+    *, source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options
+) -> dict[str, Any]:
+    """Bring the output up to date with the input and the configuration, and say what was done.
+
+    Returns:
+        state (``done`` or ``nothing to do``), rows_in, rows, parts, parts_made, bytes, seconds, output, report and more.
+    """
+    start = time.perf_counter()
+    stage = _stage(source, transform, sink, engine, device, options)
+    _check_places(stage)
+    durable = getattr(sink, "durability", "full") == "full"
+    with lock(stage.where.state):
+        manifest = Manifest(stage.where, durable=durable)
+        manifest.open(stage.identity, restart=options.restart)
+        transform, learned, fit_lanes = _fit(stage, restart=options.restart)
+        work = tasks(stage.plan.splits, stage.identity, learned, single=sink.single, moves=stage.ways.moves)
+        done = manifest.done(work)
+        pending = [task for task in work if task.key not in done]
+        if not pending and manifest.finished(work):
+            return _nothing_to_do(stage, list(done.values()), time.perf_counter() - start)
+        if done:
+            log.info("%d of %d parts are there already", len(done), len(work))
+        rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
+        with progress("rows", rows, options.progress, options.every) as advance:
+            worker = stage.worker(transform, advance)
+            for part in engine.map(worker, pending):
+                manifest.commit(part)
+                done[part.key] = part
+        report = Report(
+            stage.plan,
+            [done[task.key] for task in work],
+            len(pending),
+            sum(done[task.key].rows_in for task in pending),
+            time.perf_counter() - start,
+            worker.flow.lanes,
+            fit_lanes,
+            os.fspath(sink.path),
+            device.name,
+        )
+        manifest.finish(work, {"identity": dict(stage.identity), "schema": _schema_facts(stage)})
+        return _report(stage, report)
+
+
+# ---- before the first row --------------------------------------------------------------------------------------------
+
+
+def _stage(
+    source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options
+) -> _Stage:
+    _set_threads(options.threads, device)
+    _settle(transform, device)
+    schema = source.schema()
+    splits = tuple(source.splits())
+    if not splits:
+        raise InputError("the source has no splits; there is nothing to read")
+    nulls = options.nulls
+    if nulls == "auto":
+        nulls = "mask" if isinstance(transform, TakesValidity) else "error"
+    chosen = layout(schema, options.columns, options.carry, nulls, options.fill_value)
+    fits = isinstance(transform, Fittable) and not transform.fitted
+    out, kinds, in_place = probe(_dry(transform, device, chosen), device, chosen)
+    copies = device.shares and (options.memory == "copy" or (options.memory == "auto" and in_place))
+    if in_place and device.shares and options.memory == "share":
+        raise ConfigError("the transform writes in place, which conversion.memory=share forbids; use auto or copy")
+    chosen = replace(chosen, copy=copies)
+    unstack = sink.columnar if options.unstack is None else options.unstack
+    leaving, exits = chosen.exits(kinds, out.like, unstack=unstack)
+    stored = sink.accept(leaving)
+    rows = options.batch_rows or _batch_rows(chosen, options.batch_bytes)
+    stage_plan = Plan(
+        names={
+            "source": f"{type(source).__name__} {getattr(source, 'path', '')}".strip(),
+            "transform": _name(transform),
+            "device": device.name,
+            "sink": f"{type(sink).__name__} {sink.path}",
+        },
+        splits=splits,
+        layout=chosen,
+        exits=exits,
+        stored=stored,
+        batch_rows=rows,
+        out_row_bytes=sum(dtype.itemsize * _product(shape) for dtype, shape in kinds.values()),
+        in_flight=_LANES * (options.stream_depth + 1) if options.stream_depth else 1,
+        single=sink.single,
+        fits=fits,
+        in_place=in_place,
+    )
+    ways = Ways(kinds, exits, stored, out.rows is not None, dict(out.like))
+    where = home(os.fspath(sink.path), single=sink.single)
+    return _Stage(
+        source, transform, sink, engine, device, options, where, stage_plan, ways, _identity(options, stage_plan)
+    )
+
+
+def _settle(transform: Transform, device: Device) -> None:
+    """Give the transform its device, once."""
+    from torch import nn
+
+    if isinstance(transform, nn.Module):
+        transform.to(device.name).eval()
+    elif isinstance(transform, Setup):
+        transform.setup(device.name)
+
+
+def _set_threads(threads: int | None, device: Device) -> None:
+    """Lanes give the parallelism on a CPU; more intra-op threads spin against them."""
+    import torch
+
+    torch.set_num_threads(threads or 1)
+
+
+def _dry(transform: Transform, device: Device, chosen: Layout) -> Transform:
+    """The transform as if fitted on no rows, which is enough to see its output schema."""
+    while isinstance(transform, Fittable) and not transform.fitted:
+        with device.compute():
+            tensors = device.ready(device.upload(chosen.empty()))
+            transform = transform.finish(transform.update(transform.start(), tensors, {}))
+        _settle(transform, device)
+    return transform
+
+
+def _batch_rows(chosen: Layout, size: int) -> int:
+    return min(_MAX_BATCH_ROWS, max(1, size // chosen.row_bytes)) if chosen.row_bytes else 65536
+
+
+def _name(transform: object) -> str:
+    name = getattr(transform, "__qualname__", None) or getattr(getattr(transform, "func", None), "__qualname__", None)
+    return str(name or type(transform).__name__)
+
+
+def _product(shape: Sequence[int]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
+
+
+def _identity(options: Options, made: Plan) -> Mapping[str, Any]:
+    """What decides the bytes of a part, as flat keys that a message can name."""
+    libraries = {name: ".".join(text.split(".")[:2]) for name, text in versions().items() if name in _DECIDING}
+    return {
+        **options.identity,
+        **{f"version.{name}": text for name, text in libraries.items()},
+        **{f"input.{f.name}": describe(f) for f in made.layout.schema.fields},
+        **{f"output.{f.name}": describe(f) for f in made.stored.fields},
+    }
+
+
+_DECIDING = ("torch", "numpy", "pyarrow", "tensor-etl-stage")
+
+
+def _check_places(stage: _Stage) -> None:
+    """An output inside the input would be read as input by the next run."""
+    target = stage.where.root / stage.where.single
+    for split in stage.plan.splits:
+        path = Path(os.path.abspath(split.path)) if split.path else None  # noqa: PTH100  (as files.home does)
+        if path is not None and (path == target or (not stage.where.single and stage.where.root in path.parents)):
+            raise ConfigError(f"sink.path={stage.sink.path!r} holds the input {split.path!r}; choose another sink.path")
+    given = getattr(stage.source, "path", "")
+    if given and Path(given).is_dir():
+        folder = Path(os.path.abspath(given))  # noqa: PTH100
+        if folder in target.parents or folder == target:
+            raise ConfigError(
+                f"sink.path={stage.sink.path!r} lies inside source.path={given!r}, so that the next run would read it as "
+                "input; choose another sink.path"
+            )
+
+
+# ---- learning --------------------------------------------------------------------------------------------------------
+
+
+def _fit(stage: _Stage, *, restart: bool) -> tuple[Transform, str, list[Any]]:
+    """The transform to apply, the digest of what it learned, and the lanes of the passes."""
+    transform = stage.transform
+    if not isinstance(transform, Fittable) or transform.fitted:
+        return transform, "", []
+    key = digest({"identity": stage.identity, "splits": [(s.id, s.version) for s in stage.plan.splits]})
+    states = None if restart else fitted.load(stage.where, key)
+    lanes: list[Any] = []
+    if states is None:
+        states = []
+        current: Transform = transform
+        while isinstance(current, Fittable) and not current.fitted:
+            with progress(f"fit, pass {len(states) + 1}", stage.plan.rows, stage.options.progress, stage.options.every) as tick:
+                worker = stage.worker(current, tick)
+                states.append(worker.fit(current, _whole(stage.plan.splits)))
+            lanes += worker.flow.lanes
+            current = _finish(current, states[-1], stage.device)
+        fitted.save(stage.where, key, states, {"transform": _name(transform), "rows": stage.plan.rows})
+    current = transform
+    for state in states:
+        assert isinstance(current, Fittable)
+        current = _finish(current, state, stage.device)
+    return current, digest([{name: _bits(t) for name, t in sorted(state.items())} for state in states]), lanes
+
+
+def _finish(transform: Fittable, state: Tensors, device: Device) -> Transform:
+    done = transform.finish(state)
+    _settle(done, device)
+    return done
+
+
+def _whole(splits: Sequence[Split]) -> list[Task]:
+    return [Task(0, "fit", "", tuple(splits))]
+
+
+def _bits(tensor: Any) -> list[Any]:
+    return [str(tensor.dtype), list(tensor.shape), tensor.flatten().tolist().__repr__()]
+
+
+# ---- after the last row ----------------------------------------------------------------------------------------------
+
+
+def _schema_facts(stage: _Stage) -> list[dict[str, Any]]:
+    facts = []
+    for f in stage.plan.stored.fields:
+        fact: dict[str, Any] = {"name": f.name, "type": describe(f)}
+        with suppress(PipelineError):
+            fact["dtype"] = array_field(f).dtype.str
+        facts.append(fact)
+    return facts
+
+
+def _report(stage: _Stage, report: Report) -> dict[str, Any]:
+    path = stage.where.state / "report.json"
+    facts = {"state": "done", **report.facts()}
+    options = stage.options
+    with suppress(PipelineError):  # a report that cannot be written loses nothing of the output
+        write_json(
+            path,
+            {
+                **facts,
+                "output": report.output,
+                "columns": [f"{name}: {type_}: {way}" for name, type_, way in stage.plan._ways()],
+                "versions": versions(),
+                "command": list(options.command),
+                "config": options.config,
+            },
+        )
+    say(f"done: {stage.plan.names['transform']} on {stage.device.name}\n{report.text(os.fspath(path))}")
+    keys = ("state", "rows_in", "rows", "parts", "parts_made", "bytes", "seconds", "rows_per_second", "bottleneck")
+    return {**{key: facts[key] for key in keys}, "output": report.output, "report": os.fspath(path)}
+
+
+def _nothing_to_do(stage: _Stage, parts: Sequence[Any], seconds: float) -> dict[str, Any]:
+    say(f"nothing to do: {stage.sink.path} is up to date ({len(parts)} parts, {sum(p.rows_out for p in parts):,} rows)")
+    return {
+        "state": "nothing to do",
+        "rows_in": sum(p.rows_in for p in parts),
+        "rows": sum(p.rows_out for p in parts),
+        "parts": len(parts),
+        "parts_made": 0,
+        "bytes": sum(f.bytes for p in parts for f in p.files),
+        "seconds": round(seconds, 3),
+        "output": os.fspath(stage.sink.path),
+        "report": os.fspath(stage.where.state / "report.json"),
+    }
+
+
+def say(text: str) -> None:
+    """Tell a person on stderr; a closed stderr loses nothing."""
+    with suppress(OSError, ValueError, AttributeError):
+        print(text, file=sys.stderr, flush=True)

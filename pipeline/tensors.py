@@ -1,0 +1,118 @@
+"""NumPy <-> torch: the only place that makes one of the other.
+
+Fourteen dtypes exist on both sides with the same bits. Nothing here casts between them: every bit comes through, NaN
+payloads and signs of zero included, or the call raises with the name of the column. DLPack is never used: it drops the
+negative bit, ignores write protection, and aborts the process on negative strides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core import Array, Tensors
+from pipeline.errors import DTypeError, TransformError
+
+_NAMES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
+_TORCH: dict[np.dtype[Any], torch.dtype] = {np.dtype(name): getattr(torch, name) for name in _NAMES}
+_NUMPY: dict[torch.dtype, np.dtype[Any]] = {ours: theirs for theirs, ours in _TORCH.items()}
+
+
+def dtype_of(dtype: np.dtype[Any]) -> torch.dtype | None:
+    """The torch dtype with the same values, whatever the byte order; None if there is none."""
+    return _TORCH.get(dtype if dtype.isnative else dtype.newbyteorder("="))
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any] | None:
+    """The NumPy dtype with the same bits, in native byte order; None if there is none (bfloat16, float8, ...)."""
+    return _NUMPY.get(dtype)
+
+
+def shareable(array: Array) -> bool:
+    """Whether a tensor can use the memory of this array, so that `to_tensor` need not copy it."""
+    return (
+        array.dtype.isnative
+        and array.flags.aligned
+        and all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
+    )
+
+
+# A tensor made under inference mode could not be written to outside of it, nor used by autograd inside: the same
+# column must not depend on whether the caller's thread happens to compute as well.
+@torch.inference_mode(False)
+def to_tensor(array: Array, name: str, *, share: bool) -> Tensor:
+    """The column as a CPU tensor with the same bits, shape and dtype.
+
+    With `share` it uses the memory of the array where torch can, read-only memory too: who writes to the tensor then
+    writes to the array, and on a read-only memory map that kills the process. Otherwise it is one copy in C order.
+
+    Raises:
+        DTypeError: no tensor holds this dtype, or the array is masked.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise DTypeError(
+            f"column {name!r} is a masked array, whose mask a tensor would lose; give it as an Arrow column"
+        )
+    plain = np.asarray(array)
+    twin = dtype_of(plain.dtype)
+    if twin is None:
+        raise DTypeError(
+            f"column {name!r} is {plain.dtype}; tensors hold booleans, integers of 8 to 64 bits, float16/32/64 and "
+            "complex64/128. Carry it untouched, select other columns, or store it as one of these"
+        )
+    if not (share and shareable(plain)):
+        # Never ascontiguousarray: it returns arrays of one row with a negative stride as they are.
+        plain = np.array(plain, dtype=_NUMPY[twin], order="C", copy=True)
+    elif not plain.flags.writeable:
+        plain = np.asarray(_Writable(plain))
+    return torch.from_numpy(plain.view(_NUMPY[twin]))  # np.ulonglong equals uint64, yet torch refuses it
+
+
+def to_array(tensor: Tensor, name: str) -> Array:
+    """The column as a NumPy array in C order with the same bits; shares the memory of the tensor where it can.
+
+    Raises:
+        DTypeError: NumPy has no such dtype.
+        TransformError: the tensor is not on the CPU, or not a plain dense one.
+    """
+    if tensor.dtype not in _NUMPY:
+        raise DTypeError(
+            f"column {name!r} is {str(tensor.dtype).removeprefix('torch.')}, which NumPy does not have; "
+            "cast it to float32 as the last step of the transform, e.g. with transform=cast"
+        )
+    check_device({name: tensor}, torch.device("cpu"), "cpu")
+    try:
+        array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()
+    except (TypeError, RuntimeError) as error:
+        kind = f"{type(tensor).__name__} ({tensor.layout})"
+        raise TransformError(
+            f"column {name!r} is a {kind}; return a plain dense tensor. torch says: {error}"
+        ) from error
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def check_device(tensors: Tensors, device: torch.device, name: str) -> None:
+    """Raise TransformError unless all tensors are on `device`, which messages call `name`."""
+    for column, tensor in tensors.items():
+        if tensor.device != device:
+            raise TransformError(
+                f"column {column!r} is on {tensor.device}; the transform must return tensors on {name}"
+            )
+
+
+class _Writable:
+    """An array by another name, without its write protection.
+
+    torch warns about read-only arrays, once in a process and from whichever thread comes first; filters of warnings
+    are global, so asking through the array interface is the one quiet way that is safe in threads.
+    """
+
+    def __init__(self, array: Array) -> None:
+        self.array = array  # keeps the memory alive: NumPy keeps this object as the base of what it makes of it
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}

@@ -1,0 +1,335 @@
+"""The worker turns tasks into durable parts: the flow of one batch, written once, and the fit pass.
+
+    read -> upload -> compute -> download -> write
+
+Each step is a lane (`stream`). Lanes run across splits and tasks, so that small files do not drain the flow; batches keep
+their order and never cross a split.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline import columns
+from pipeline.batching import rebatch, rows_of
+from pipeline.core import (
+    Array,
+    Arrays,
+    Batch,
+    Column,
+    Columns,
+    Device,
+    Fittable,
+    Output,
+    Part,
+    Schema,
+    Sink,
+    Source,
+    Split,
+    Staged,
+    Task,
+    Tensors,
+    Transform,
+    Validity,
+    Writer,
+    apply,
+)
+from pipeline.errors import PipelineError, RetryError, TransformError
+from pipeline.layout import ROWS, VALID, Exit, Layout
+from pipeline.stream import Flow
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FIT_ROWS = 65536
+"""Rows of a batch in a fit pass: fixed, so that what is learned does not depend on how the run is batched."""
+
+Kinds = dict[str, tuple["np.dtype[Any]", tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How values leave the flow: decided by a run on zero rows.
+
+    Attributes:
+        kinds: dtype and row shape of each output tensor column.
+        exits: where each output column comes from.
+        stored: schema as the sink keeps it.
+        moves: whether the transform may change the number or order of rows.
+        like: output columns that are input columns under another name.
+    """
+
+    kinds: Kinds
+    exits: tuple[Exit, ...]
+    stored: Schema
+    moves: bool
+    like: dict[str, str]
+
+
+@dataclass
+class Worker:
+    """Turns tasks into parts. `flow` collects what each lane did; `wrote` is told the input rows of each batch written."""
+
+    source: Source
+    transform: Transform
+    sink: Sink
+    device: Device
+    layout: Layout
+    batch_rows: int
+    flow: Flow
+    seed: int = 0
+    ways: Ways | None = None
+    wrote: Callable[[int], None] = field(default=lambda rows: None)
+
+    # ---- parts
+
+    def __call__(self, tasks: Iterable[Task]) -> Iterator[Part]:
+        """Parts of the tasks, in order."""
+        flow = self.flow
+        batches = flow.through("read", self._read(self.batch_rows), iter(tasks), _batch_bytes)
+        staged = flow.through("upload", self._upload, batches, _pair_bytes)
+        computed = flow.through("compute", self._compute, staged, _pair_bytes)
+        arrays = flow.through("download", self._download, computed, _arrays_bytes)
+        return flow.through("write", self._write, arrays)
+
+    def _read(self, batch_rows: int) -> Callable[[Iterator[Task]], Iterator[Batch]]:
+        def read(tasks: Iterator[Task]) -> Iterator[Batch]:
+            for task in tasks:
+                held: Batch | None = None
+                for split in task.splits:
+                    first = 0
+                    for chunk in rebatch(self.source.read(split), batch_rows):
+                        if held is not None:
+                            yield held
+                        held = Batch(task, split, first, rows_of(chunk), chunk, last=False)
+                        first += held.rows
+                if held is not None:
+                    yield Batch(held.task, held.split, held.first, held.rows, held.columns, last=True)
+
+        return read
+
+    def _upload(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Staged]]:
+        for batch in batches:
+            with _naming(batch):
+                arrays = self.layout.enter(batch.columns)
+            rest = {name: batch.columns[name] for name in self.layout.carried}
+            nulls = {name: count for name, column in batch.columns.items() if (count := columns.nulls(column))}
+            slim = Batch(batch.task, batch.split, batch.first, batch.rows, rest, batch.last, nulls)
+            yield slim, self.device.upload(arrays)
+
+    def _compute(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
+        from torch import manual_seed
+
+        task: Task | None = None
+        for batch, staged in pairs:
+            if batch.task is not task:  # results depend on the part, not on which parts this process made before
+                task = batch.task
+                manual_seed(zlib.crc32(task.key.encode(), self.seed))
+            with _naming(batch), self.device.compute():
+                tensors, validity = _apart(self.device.ready(staged))
+                out = self._apply(tensors, validity, batch)
+                yield_ = {**out.tensors, **{VALID + name: valid for name, valid in out.validity.items()}}
+                if out.rows is not None:
+                    yield_[ROWS] = out.rows
+                left = self.device.leave(yield_)
+            yield batch, left
+            del staged, tensors, validity, out, yield_, left
+
+    def _apply(self, tensors: Tensors, validity: Validity, batch: Batch) -> Output:
+        before = {name: tensor._version for name, tensor in tensors.items()} if self._guarded else {}
+        given = dict(tensors)
+        with _transform_errors():
+            out = apply(self.transform, given, validity, batch.rows)
+        for name, version in before.items():
+            if tensors[name]._version != version:
+                raise TransformError(
+                    f"the transform wrote into column {name!r}, whose memory it shares with the source. It did not when it was "
+                    "tried on zero rows; set conversion.memory=copy"
+                )
+        if self.ways is not None:
+            _check_kinds(out, self.ways)
+        return out
+
+    @property
+    def _guarded(self) -> bool:
+        return self.device.shares and not self.layout.copy
+
+    def _download(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Arrays]]:
+        for batch, staged in pairs:
+            with _naming(batch):
+                arrays = self.device.download(staged)
+            yield batch, arrays
+            del staged, arrays
+
+    def _write(self, pairs: Iterator[tuple[Batch, Arrays]]) -> Iterator[Part]:
+        assert self.ways is not None
+        with ExitStack() as stack:
+            tally: _Tally | None = None
+            for batch, arrays in pairs:
+                if tally is None:
+                    writer = self.sink.open(batch.task, self.ways.stored)
+                    stack.callback(writer.abort)
+                    tally = _Tally(batch.task, writer)
+                with _naming(batch):
+                    leaving = self._restore(batch, arrays)
+                    writer.write(leaving)
+                tally.add(batch, leaving)
+                self.wrote(batch.rows)
+                if batch.last:
+                    part = tally.close()
+                    stack.pop_all()
+                    tally = None
+                    yield part
+
+    def _restore(self, batch: Batch, arrays: Arrays) -> Columns:
+        """Columns of the output, in the types that the sink stores."""
+        assert self.ways is not None
+        index = _index(arrays.get(ROWS))
+        leaving: Columns = {}
+        for exit_, stored in zip(self.ways.exits, self.ways.stored.fields, strict=True):
+            if exit_.tensor is None:
+                carried = batch.columns[exit_.name]
+                leaving[exit_.name] = carried if index is None else columns.take(carried, index)
+                continue
+            array = arrays[exit_.tensor]
+            array = array if exit_.position is None else array[:, exit_.position]
+            leaving[exit_.name] = columns.restore(array, arrays.get(VALID + exit_.tensor), stored)
+        return leaving
+
+    # ---- fit
+
+    def fit(self, transform: Fittable, tasks: Iterable[Task]) -> Tensors:
+        """What one pass over the data teaches `transform`: states of splits, merged in their order."""
+        batches = self.flow.through("read", self._read(FIT_ROWS), iter(tasks), _batch_bytes)
+        staged = self.flow.through("upload", self._upload, batches, _pair_bytes)
+        total = transform.start()
+        part: Tensors | None = None
+        split: Split | None = None
+        for batch, handed in staged:
+            if batch.split is not split:
+                total = total if part is None else transform.merge(total, part)
+                split, part = batch.split, transform.start()
+            assert part is not None
+            with _naming(batch), self.device.compute(), _transform_errors():
+                tensors, validity = _apart(self.device.ready(handed))
+                part = transform.update(part, tensors, validity)
+            self.wrote(batch.rows)
+        return total if part is None else transform.merge(total, part)
+
+
+@dataclass
+class _Tally:
+    """A part under construction, and what it counts."""
+
+    task: Task
+    writer: Writer
+    rows_in: int = 0
+    rows_out: int = 0
+    nulls_in: Counter[str] = field(default_factory=Counter)
+    nulls_out: Counter[str] = field(default_factory=Counter)
+
+    def add(self, batch: Batch, leaving: Columns) -> None:
+        self.rows_in += batch.rows
+        self.rows_out += rows_of(leaving)
+        self.nulls_in.update(batch.nulls)
+        self.nulls_out.update({name: count for name, column in leaving.items() if (count := columns.nulls(column))})
+
+    def close(self) -> Part:
+        files = self.writer.close()
+        ids = tuple(split.id for split in self.task.splits)
+        counts = dict(sorted(self.nulls_in.items())), dict(sorted(self.nulls_out.items()))
+        return Part(self.task.key, self.task.index, ids, self.rows_in, self.rows_out, files, *counts)
+
+
+def _apart(tensors: Tensors) -> tuple[Tensors, Validity]:
+    """Values and validity, which travelled under one roof."""
+    values = {name: tensor for name, tensor in tensors.items() if not name.startswith(VALID)}
+    return values, {name.removeprefix(VALID): t for name, t in tensors.items() if name.startswith(VALID)}
+
+
+def _index(rows: Array | None) -> Array | None:
+    if rows is None:
+        return None
+    return rows.nonzero()[0] if rows.dtype == bool else rows
+
+
+def _check_kinds(out: Output, ways: Ways) -> None:
+    """Names and types are decided at plan time, and hold for every batch."""
+    kinds = {name: (str(t.dtype), tuple(t.shape[1:])) for name, t in out.tensors.items()}
+    planned = {name: (f"torch.{dtype}", shape) for name, (dtype, shape) in ways.kinds.items()}
+    if kinds != planned:
+        name = next(n for n in {**planned, **kinds} if planned.get(n) != kinds.get(n))
+        raise TransformError(
+            f"column {name!r}: the transform returned {kinds.get(name, 'nothing')}; on zero rows it returned "
+            f"{planned.get(name, 'nothing')}. Names, dtypes and row shapes must not depend on the data"
+        )
+    if out.rows is not None and not ways.moves:
+        raise TransformError(
+            "the transform selected rows, which it did not on zero rows. Return Output(tensors, rows=...) for every batch"
+        )
+
+
+@contextmanager
+def _naming(batch: Batch) -> Iterator[None]:
+    """Errors of a batch say which rows of which file."""
+    try:
+        yield
+    except PipelineError as e:
+        raise type(e)(f"{batch.where}: {e}") from e.__cause__
+
+
+@contextmanager
+def _transform_errors() -> Iterator[None]:
+    """Exceptions of the user's code become errors of the transform; the cause is kept for the traceback."""
+    from torch import OutOfMemoryError
+
+    try:
+        yield
+    except (PipelineError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except OutOfMemoryError as e:
+        raise RetryError(f"the device is out of memory: {_first_line(e)}. Lower batch.bytes or batch.rows") from e
+    except Exception as e:
+        raise TransformError(f"the transform raised {type(e).__name__}: {_first_line(e)}") from e
+
+
+def _first_line(e: BaseException) -> str:
+    return next(iter(str(e).splitlines()), "")
+
+
+def probe(transform: Transform, device: Device, layout: Layout) -> tuple[Output, Kinds, bool]:
+    """Run the transform on zero rows.
+
+    Returns:
+        What it returned; dtype and row shape of each column on the host; whether it wrote into its input.
+    """
+    staged = device.upload(layout.empty())
+    with device.compute(), _transform_errors():
+        tensors = device.ready(staged)
+        before = {name: tensor._version for name, tensor in tensors.items() if not tensor.is_inference()}
+        out = apply(transform, dict(tensors), {}, 0)
+        wrote = any(tensors[name]._version != version for name, version in before.items())
+        left = device.leave(dict(out.tensors))
+    arrays = device.download(left)
+    return out, {name: (array.dtype, array.shape[1:]) for name, array in arrays.items()}, wrote
+
+
+def _batch_bytes(batch: Batch) -> int:
+    return _column_bytes(batch.columns.values())
+
+
+def _column_bytes(held: Iterable[Column]) -> int:
+    return sum(columns.size(column) for column in held)
+
+
+def _pair_bytes(pair: tuple[Batch, Staged]) -> int:
+    return _batch_bytes(pair[0]) + sum(t.element_size() * t.numel() for t in pair[1].tensors.values())
+
+
+def _arrays_bytes(pair: tuple[Batch, Arrays]) -> int:
+    return _batch_bytes(pair[0]) + _column_bytes(pair[1].values())

@@ -1,0 +1,107 @@
+"""The bookkeeping beside an output: what is recorded is done, what is not is done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.core import File, Part, Split, Task
+from pipeline.errors import OutputError
+from pipeline.files import home
+from pipeline.manifest import Manifest, read_manifest
+
+TASKS = [Task(i, f"key{i}", f"part-{i}", (Split(f"s{i}", "1"),)) for i in range(3)]
+
+
+def _opened(out: Path, *, restart: bool = False, **identity: object) -> Manifest:
+    manifest = Manifest(home(str(out), single=False))
+    manifest.open(identity or {"a": 1}, restart=restart)
+    return manifest
+
+
+def _make(manifest: Manifest, task: Task, text: str = "data") -> None:
+    path = manifest.where.root / f"{task.name}.bin"
+    path.write_text(text)
+    manifest.commit(Part(task.key, task.index, (task.splits[0].id,), 2, 2, (File(path.name, len(text), "0" * 64, 2),)))
+
+
+def test_what_is_committed_is_done_for_the_next_run(tmp_path: Path) -> None:
+    """A part is done when its record and its file are there."""
+    _make(_opened(tmp_path), TASKS[0])
+    assert set(_opened(tmp_path).done(TASKS)) == {"key0"}
+
+
+def test_a_file_that_shrank_or_went_is_done_again(tmp_path: Path) -> None:
+    """The record alone is not enough."""
+    manifest = _opened(tmp_path)
+    for task in TASKS:
+        _make(manifest, task)
+    (tmp_path / "part-0.bin").write_text("")
+    (tmp_path / "part-1.bin").unlink()
+    assert set(_opened(tmp_path).done(TASKS)) == {"key2"}
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    """It is the trace of a killed run; the next record starts on a line of its own."""
+    manifest = _opened(tmp_path)
+    for task in TASKS[:2]:
+        _make(manifest, task)
+    journal = tmp_path / "_pipeline" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    again = _opened(tmp_path)
+    assert set(again.done(TASKS)) == {"key0"}
+    _make(again, TASKS[2])
+    assert set(_opened(tmp_path).done(TASKS)) == {"key0", "key2"}
+
+
+def test_another_configuration_is_refused_with_what_changed(tmp_path: Path) -> None:
+    """Parts of two configurations are never mixed; the message has both values and both ways out."""
+    _opened(tmp_path, **{"transform.min": 0})
+    with pytest.raises(OutputError, match=r"transform.min was 0, now 1.*another sink.path.*run.restart=true"):
+        _opened(tmp_path, **{"transform.min": 1})
+
+
+def test_a_restart_removes_the_old_files_only_when_the_new_output_stands(tmp_path: Path) -> None:
+    """Also if a run in between was killed."""
+    _make(_opened(tmp_path, a=1), TASKS[0], "old")
+    _opened(tmp_path, restart=True, a=2)
+    manifest = _opened(tmp_path, a=2)
+    assert (tmp_path / "part-0.bin").exists()
+    _make(manifest, TASKS[1])
+    manifest.finish(TASKS[1:2], {})
+    assert sorted(p.name for p in tmp_path.glob("*.bin")) == ["part-1.bin"]
+
+
+def test_strange_files_are_refused(tmp_path: Path) -> None:
+    """Readers of the folder would mix them with ours."""
+    (tmp_path / "other.parquet").touch()
+    with pytest.raises(OutputError, match="already holds 'other.parquet', which no manifest lists"):
+        _opened(tmp_path)
+
+
+def test_a_finished_output_can_be_read_and_is_recognised(tmp_path: Path) -> None:
+    """The manifest holds the sum of its parts; without the marker it is not finished."""
+    manifest = _opened(tmp_path)
+    for task in TASKS:
+        _make(manifest, task)
+    assert not manifest.finished(TASKS)
+    manifest.finish(TASKS, {"schema": []})
+    assert manifest.finished(TASKS)
+    assert not manifest.finished(TASKS[:2])
+    assert read_manifest(tmp_path)["rows"] == 6
+    (tmp_path / "_SUCCESS").unlink()
+    with pytest.raises(OutputError, match="not a finished output"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """The marker holds its digest."""
+    manifest = _opened(tmp_path)
+    _make(manifest, TASKS[0])
+    manifest.finish(TASKS[:1], {})
+    path = tmp_path / "_manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rows": 5}))
+    with pytest.raises(OutputError, match="do not belong together"):
+        read_manifest(tmp_path)

@@ -1,0 +1,318 @@
+"""The driver and the worker together: order, rows, nulls, memory, failure and resumption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.core import Columns, Output, Split
+from pipeline.errors import ConfigError, DTypeError, OutputError, TransformError
+from pipeline.manifest import read_manifest
+from tests.fakes import FailAt, Rows, run_rows, same, table
+
+NUMBERS = ["id", "x"]
+
+
+def read(out: Path) -> pa.Table:
+    """The output in the order of its manifest."""
+    files = [f["path"] for part in read_manifest(out)["parts"] for f in part["files"]]
+    return pa.concat_tables([pq.read_table(out / f, partitioning=None) for f in files])
+
+
+def digests(out: Path) -> dict[str, str]:
+    """Bytes of the data files."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.glob("*.parquet"))}
+
+
+def read_journal(out: Path) -> list[Any]:
+    """Records of committed parts."""
+    lines = (out / "_pipeline/journal.jsonl").read_text().splitlines()
+    return [record for line in lines if "key" in (record := json.loads(line))]
+
+
+def times(out: Path) -> dict[str, int]:
+    """Modification times of all files."""
+    return {str(p): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("rows", [1, 7, 99, 100, 101])
+def test_identity_gives_back_the_table_at_any_batch_size_and_depth(tmp_path: Path, depth: int, rows: int) -> None:
+    """Values, types, nulls, order and metadata; and the same bytes in the files."""
+    run_rows(Rows(table()), same, tmp_path / "a", columns=NUMBERS, batch_rows=rows, stream_depth=depth)
+    assert read(tmp_path / "a").equals(table(), check_metadata=True)
+    run_rows(Rows(table(), chunk=1000), same, tmp_path / "b", columns=NUMBERS, batch_rows=64)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_an_empty_table_keeps_its_schema(tmp_path: Path) -> None:
+    """Zero rows are a result too."""
+    summary = run_rows(Rows(table(0)), same, tmp_path / "a", columns=NUMBERS)
+    assert (summary["state"], summary["rows"]) == ("done", 0)
+    assert read(tmp_path / "a").schema.equals(table(0).schema, check_metadata=True)
+
+
+def test_carried_columns_follow_the_rows_that_are_kept(tmp_path: Path) -> None:
+    """A mask drops rows of every column."""
+
+    def odd(tensors: Any) -> Output:
+        keep = tensors["id"] % 2 == 1
+        return Output({name: t[keep] for name, t in tensors.items()}, keep)
+
+    run_rows(Rows(table()), odd, tmp_path / "a", columns=NUMBERS)
+    assert read(tmp_path / "a").equals(table().filter(pa.array([i % 2 == 1 for i in range(250)])))
+
+
+def test_carried_columns_follow_rows_that_repeat(tmp_path: Path) -> None:
+    """An index reorders and repeats within a batch; nulls go along."""
+
+    def twice(tensors: Any) -> Output:
+        index = torch.arange(len(tensors["id"])).repeat_interleave(2)
+        return Output({name: t[index] for name, t in tensors.items()}, index)
+
+    run_rows(Rows(table()), twice, tmp_path / "a", columns=[*NUMBERS, "n"], nulls="mask")
+    assert read(tmp_path / "a").equals(table().take(pa.array(np.repeat(np.arange(250), 2))))
+
+
+@pytest.mark.parametrize("nulls", ["auto", "error"])
+def test_a_transform_that_does_not_know_nulls_is_not_given_any(tmp_path: Path, nulls: str) -> None:
+    """The message names the column and the two ways out; nothing is committed."""
+    with pytest.raises(DTypeError, match=r"column 'n' has .* nulls.*conversion.nulls=mask.*conversion.nulls=fill"):
+        run_rows(Rows(table()), same, tmp_path / "a", columns=["n"], nulls=nulls)
+    assert digests(tmp_path / "a") == {}
+
+
+def test_masked_nulls_come_back_as_nulls(tmp_path: Path) -> None:
+    """By column name, whatever the transform made of the values under them."""
+
+    def plus(tensors: Any) -> Any:
+        return {name: t + 1 for name, t in tensors.items()}
+
+    run_rows(Rows(table()), plus, tmp_path / "a", columns=["n"], nulls="mask")
+    expected = [None if v is None else v + 1 for v in table()["n"].to_pylist()]
+    assert read(tmp_path / "a")["n"].to_pylist() == expected
+
+
+def test_a_new_column_beside_nulls_needs_a_word_on_them(tmp_path: Path) -> None:
+    """Garbage under nulls never becomes a value."""
+
+    def new(tensors: Any) -> Any:
+        return {**tensors, "new": tensors["n"] * 2}
+
+    with pytest.raises(TransformError, match="added column 'new' while 'n' hold nulls"):
+        run_rows(Rows(table()), new, tmp_path / "a", columns=["n"], nulls="mask")
+
+
+@dataclass
+class Kept:
+    """A source that hands out its own arrays, the same ones at every read."""
+
+    array: Any = field(default_factory=lambda: np.arange(40, dtype=np.float32))
+
+    def schema(self) -> Any:
+        return Rows(pa.table({"x": pa.array(self.array)})).schema()
+
+    def splits(self) -> list[Split]:
+        return [Split("all", "1", 40, 160)]
+
+    def read(self, split: Split) -> Iterator[Columns]:
+        yield {"x": pa.array(self.array)}
+
+
+def test_a_transform_that_writes_in_place_works_on_a_copy(tmp_path: Path) -> None:
+    """Found by the run on zero rows; the source keeps its values."""
+
+    def double(tensors: Any) -> Any:
+        tensors["x"].mul_(2)
+        return tensors
+
+    source = Kept()
+    run_rows(source, double, tmp_path / "a")
+    assert read(tmp_path / "a")["x"].to_pylist() == [2.0 * i for i in range(40)]
+    assert source.array.tolist() == list(range(40))
+    with pytest.raises(ConfigError, match="writes in place, which conversion.memory=share forbids"):
+        run_rows(Kept(), double, tmp_path / "b", memory="share")
+
+
+def test_a_write_in_place_that_the_trial_did_not_show_stops_the_run(tmp_path: Path) -> None:
+    """Nothing of it is committed, and the way out is named and works."""
+
+    def sly(tensors: Any) -> Any:
+        if len(tensors["x"]):
+            tensors["x"].add_(1)
+        return tensors
+
+    with pytest.raises(TransformError, match=r"wrote into column 'x'.*conversion.memory=copy"):
+        run_rows(Kept(), sly, tmp_path / "a")
+    assert digests(tmp_path / "a") == {}
+    source = Kept()
+    run_rows(source, sly, tmp_path / "a", memory="copy")
+    assert source.array.tolist() == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda t: {"x": t["x"][:-1] if len(t["x"]) else t["x"]}, "column 'x' has 15 rows.*input has 16"),
+        (lambda t: [t["x"]], "returned list; expected a dict"),
+        (lambda t: {"x": t["x"].numpy()}, "column 'x': the transform returned ndarray, not a tensor"),
+        (lambda t: {"x": t["x"].to(torch.float64) if len(t["x"]) else t["x"]}, "column 'x'.*float64.*on zero rows.*float32"),
+        (lambda t: {**t, **({"y": t["x"]} if len(t["x"]) else {})}, "column 'y'.*on zero rows it returned nothing"),
+        (lambda t: {"x": t["x"].sum()}, "column 'x'.*0-d"),
+        (lambda t: {"x": t["x"].to_sparse()}, "column 'x'.*sparse"),
+        (lambda t: {"x": t["x"].to(torch.bfloat16)}, "'x'.*bfloat16"),
+        (lambda t: Output({"x": t["x"][:1]}, torch.zeros(len(t["x"][:1]), dtype=torch.int32)), "Output.rows must be"),
+        (lambda t: Output({"x": t["x"][:1]}, torch.full((len(t["x"][:1]),), 99)), "outside 0..15"),
+        (lambda t: Output(t, validity={"z": t["x"] > 0}), "validity is given for 'z'"),
+    ],
+)
+def test_broken_contracts_are_named(tmp_path: Path, transform: Any, message: str) -> None:
+    """By column, with what was expected; nothing is committed and nothing temporary stays."""
+    with pytest.raises((TransformError, DTypeError), match=message):
+        run_rows(Rows(table()), transform, tmp_path / "a", columns=["x"])
+    assert digests(tmp_path / "a") == {}
+    assert list((tmp_path / "a" / ".tmp").glob("*")) == []
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_failed_run_goes_on_where_it_stopped(tmp_path: Path, depth: int) -> None:
+    """Finished parts stay, the error names file and rows, and the result equals an uninterrupted run."""
+    with pytest.raises(TransformError, match=r"rows 0-16 of split rows-100: the transform raised ValueError: planned fault"):
+        run_rows(Rows(table()), FailAt(same, 1 + 8), tmp_path / "a", columns=NUMBERS, stream_depth=depth)
+    assert not any(t.name == "pipeline-lane" for t in threading.enumerate())
+    assert list((tmp_path / "a" / ".tmp").glob("*")) == []
+    there = len(read_journal(tmp_path / "a"))
+    summary = run_rows(Rows(table()), same, tmp_path / "a", columns=NUMBERS, stream_depth=depth)
+    assert summary["parts_made"] == 3 - there
+    run_rows(Rows(table()), same, tmp_path / "b", columns=NUMBERS)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_random_numbers_depend_on_the_part_only(tmp_path: Path) -> None:
+    """A resumed run draws what an uninterrupted one draws; another seed draws others."""
+
+    def noise(tensors: Any) -> Any:
+        return {"x": torch.rand(len(tensors["x"]))}
+
+    with pytest.raises(TransformError):
+        run_rows(Rows(table()), FailAt(noise, 1 + 18), tmp_path / "a", columns=["x"], stream_depth=0)
+    run_rows(Rows(table()), noise, tmp_path / "a", columns=["x"])
+    run_rows(Rows(table()), noise, tmp_path / "b", columns=["x"])
+    run_rows(Rows(table()), noise, tmp_path / "c", columns=["x"], seed=1)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert digests(tmp_path / "a") != digests(tmp_path / "c")
+
+
+def test_the_same_command_after_success_touches_nothing(tmp_path: Path) -> None:
+    """No file of the output has a new time."""
+    run_rows(Rows(table()), same, tmp_path / "a", columns=NUMBERS)
+    before = {k: v for k, v in times(tmp_path / "a").items() if "lock" not in k}
+    assert run_rows(Rows(table()), same, tmp_path / "a", columns=NUMBERS)["state"] == "nothing to do"
+    assert {k: v for k, v in times(tmp_path / "a").items() if "lock" not in k} == before
+
+
+def test_new_input_is_processed_alone(tmp_path: Path) -> None:
+    """Parts that are there stay as they are; the manifest has all in the order of the input."""
+    run_rows(Rows(table(200)), same, tmp_path / "a", columns=NUMBERS)
+    before = times(tmp_path / "a")
+    summary = run_rows(Rows(table(250)), same, tmp_path / "a", columns=NUMBERS)
+    assert (summary["parts"], summary["parts_made"]) == (3, 1)
+    assert all(times(tmp_path / "a")[k] == v for k, v in before.items() if k.endswith(".parquet"))
+    assert read(tmp_path / "a").equals(table(250))
+
+
+def test_a_changed_split_replaces_its_own_part(tmp_path: Path) -> None:
+    """The old file goes, the others stay."""
+    run_rows(Rows(table()), same, tmp_path / "a", columns=NUMBERS)
+    before = digests(tmp_path / "a")
+    summary = run_rows(Rows(table(), versions={1: "2"}), same, tmp_path / "a", columns=NUMBERS)
+    after = digests(tmp_path / "a")
+    assert summary["parts_made"] == 1
+    assert len(after) == 3
+    assert len(before.keys() & after.keys()) == 2
+
+
+def test_another_configuration_needs_a_word(tmp_path: Path) -> None:
+    """Refused with the key that changed; restart replaces the output and leaves nothing of the old one."""
+    run_rows(Rows(table()), same, tmp_path / "a", columns=NUMBERS, identity={"transform.k": 1})
+    with pytest.raises(OutputError, match="transform.k was 1, now 2"):
+        run_rows(Rows(table()), same, tmp_path / "a", columns=NUMBERS, identity={"transform.k": 2})
+    run_rows(Rows(table()), same, tmp_path / "a", columns=NUMBERS, identity={"transform.k": 2}, restart=True)
+    assert len(digests(tmp_path / "a")) == 3
+    assert read(tmp_path / "a").equals(table())
+
+
+@dataclass(frozen=True)
+class Centre:
+    """Subtracts the mean of x, learned in two passes to see that more than one works."""
+
+    means: tuple[float, ...] = ()
+
+    @property
+    def fitted(self) -> bool:
+        return len(self.means) == 2
+
+    def start(self) -> Any:
+        return {"sum": torch.zeros((), dtype=torch.float64), "rows": torch.zeros((), dtype=torch.int64)}
+
+    def update(self, state: Any, tensors: Any, validity: Any) -> Any:
+        x = tensors["x"].double() - sum(self.means)
+        return {"sum": state["sum"] + x.sum(), "rows": state["rows"] + len(x)}
+
+    def merge(self, first: Any, second: Any) -> Any:
+        return {name: first[name] + second[name] for name in first}
+
+    def finish(self, state: Any) -> Centre:
+        return replace(self, means=(*self.means, float(state["sum"] / max(1, int(state["rows"])))))
+
+    def __call__(self, tensors: Any) -> Any:
+        return {"x": tensors["x"] - sum(self.means)}
+
+
+@pytest.mark.parametrize("rows", [1, 16, 1000])
+def test_a_fit_pass_comes_first_and_does_not_depend_on_the_batches(tmp_path: Path, rows: int) -> None:
+    """Learned from all rows, applied to all rows, kept beside the output."""
+    run_rows(Rows(table()), Centre(), tmp_path / "a", columns=["x"], carry="none", batch_rows=rows)
+    assert np.allclose(read(tmp_path / "a")["x"], np.arange(250) - 124.5)
+    run_rows(Rows(table()), Centre(), tmp_path / "b", columns=["x"], carry="none")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    facts = json.loads((tmp_path / "a/_pipeline/fit.json").read_text())
+    assert (facts["passes"], facts["rows"]) == (2, 250)
+
+
+def test_what_was_learned_is_not_learned_again(tmp_path: Path) -> None:
+    """A run that failed after the fit takes up the state; a finished one has nothing to do."""
+
+    @dataclass(frozen=True)
+    class Once(Centre):
+        seen: list[int] = field(default_factory=list)
+
+        def update(self, state: Any, tensors: Any, validity: Any) -> Any:
+            self.seen.append(len(tensors["x"]))
+            return super().update(state, tensors, validity)
+
+    run_rows(Rows(table()), Once(), tmp_path / "a", columns=["x"])
+    (part,) = (tmp_path / "a").glob("part-00001*")
+    part.unlink()
+    again = Once()
+    assert run_rows(Rows(table()), again, tmp_path / "a", columns=["x"])["parts_made"] == 1
+    assert sum(again.seen) == 0
+
+
+def test_options_are_checked() -> None:
+    """By the names that the configuration has."""
+    with pytest.raises(ConfigError, match=r"batch.rows must be at least 1; got 0"):
+        run_rows(Rows(table()), same, Path("never"), batch_rows=0)
+    with pytest.raises(ConfigError, match=r"conversion.nulls must be one of auto, error, mask, fill; got 'nan'"):
+        run_rows(Rows(table()), same, Path("never"), nulls="nan")
