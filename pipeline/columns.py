@@ -1,8 +1,9 @@
 """Arrow <-> NumPy, one column at a time. With `tensors` the only place where values change their container.
 
-A tensor column is looked at through its **storage**: the plain NumPy dtype and row shape that hold its bits (a timestamp
-is int64, a decimal64 is its unscaled int64, a fixed-size list of 3 floats is float32 with row shape (3,)). Values and
-nulls travel apart: nulls are a bool array, True where the row has a value. What lies under a null is unspecified.
+A tensor column is looked at through its **storage**: the plain NumPy dtype and row shape that hold its bits (a
+timestamp is int64, a decimal64 is its unscaled int64, a fixed-size list of 3 floats is float32 with row shape (3,)).
+Values and nulls travel apart: nulls are a bool array, True where the row has a value. What lies under a null is
+unspecified.
 """
 
 from __future__ import annotations
@@ -226,8 +227,9 @@ def _check_elements(column: pa.Array, elements: pa.Array, width: int, name: str)
     bad = np.flatnonzero(~whole if outer is None else ~whole & outer)
     if len(bad):
         raise DTypeError(
-            f"column {name!r} has null elements inside its lists (first in row {bad[0]} of this batch, {len(bad)} rows); "
-            "a tensor has no place for them. Leave the column out of `columns`: it is then carried along untouched"
+            f"column {name!r} has null elements inside its lists (first in row {bad[0]} of this batch, "
+            f"{len(bad)} rows); a tensor has no place for them. Leave the column out of `columns`: "
+            "it is then carried along untouched"
         )
 
 
@@ -318,8 +320,8 @@ def _arrow_value(field: ArrayField) -> pa.DataType:
         unit = np.datetime_data(dtype)[0]
         return pa.timestamp(unit) if dtype.kind == "M" else pa.duration(unit)
     raise DTypeError(
-        f"column {field.name!r} is {describe(field)}, which Arrow and Parquet cannot hold. Write .npy or .npz, or convert "
-        "it in the transform (transform=cast)"
+        f"column {field.name!r} is {describe(field)}, which Arrow and Parquet cannot hold. Write .npy or .npz, or "
+        "convert it in the transform (transform=cast)"
     )
 
 
@@ -348,8 +350,8 @@ def array_field(field: Field) -> ArrayField:
     found = _arrow_storage(field.type)
     if isinstance(found, str) or not (found.number or datetime):
         raise DTypeError(
-            f"column {field.name!r} is {field.type}, which a NumPy file cannot hold without loss. Leave it out with carry=none "
-            "(or a list of the columns to carry), or write Parquet (sink=parquet)"
+            f"column {field.name!r} is {field.type}, which a NumPy file cannot hold without loss. Leave it out with "
+            "carry=none (or a list of the columns to carry), or write Parquet (sink=parquet)"
         )
     return ArrayField(field.name, datetime or found.dtype, found.shape)
 

@@ -99,7 +99,7 @@ class Task:
 
     Attributes:
         index: place in the order of the output.
-        key: hex digest of what decides the bytes of the part (splits, versions, configuration, transform, fitted state).
+        key: hex digest of what decides the bytes of the part: splits, versions, configuration, code, fitted state.
         name: file name of the part without suffix, such as ``part-00007-1f2e3d4c``; empty for a single-file output.
         rows: rows that the part will hold if that is known before the run, else None.
     """
@@ -162,7 +162,9 @@ class Batch:
     @property
     def where(self) -> str:
         """File and rows, for messages."""
-        return f"{self.split.path or self.split.id}, rows {self.first}-{self.first + self.rows} of split {self.split.id}"
+        return (
+            f"{self.split.path or self.split.id}, rows {self.first}-{self.first + self.rows} of split {self.split.id}"
+        )
 
 
 # ---- contracts -------------------------------------------------------------------------------------------------------
@@ -341,7 +343,7 @@ class Fittable(Protocol):
 def apply(transform: Transform, tensors: Tensors, validity: Validity, rows: int) -> Output:
     """Run a transform on one batch of `rows` rows and check what it returns.
 
-    Returns an `Output` in which every tensor is a strided tensor of the right number of rows and `validity` is complete:
+    Returns an `Output` in which every tensor is strided and has the right number of rows, and `validity` is complete:
     nulls follow columns of the same name and the rows that were kept.
 
     Raises:

@@ -54,7 +54,7 @@ def find(path: str, suffixes: tuple[str, ...], key: str = "source.path") -> list
         raise InputError(f"{key}: no {' or '.join(suffixes)} file in {path!r}; give a file, a folder or a glob")
     for file in found:
         _check_regular(file, key)
-    return sorted(found, key=lambda p: os.fsencode(p))
+    return sorted(found, key=os.fsencode)
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -95,7 +95,7 @@ def version(file: Path) -> str:
 class Home:
     """The places of one output.
 
-    A folder keeps its bookkeeping in ``_pipeline/``; a single file ``out.npy`` keeps it in the sibling ``out.npy.run/``.
+    A folder keeps its bookkeeping in ``_pipeline/``; a single file ``out.npy`` in the sibling ``out.npy.run/``.
 
     Attributes:
         root: folder that holds the data files.
@@ -181,16 +181,18 @@ class Publication:
         where: the output.
         name: final path relative to ``where.root``, with ``/`` for folders.
         durable: False leaves out the fsyncs: safe against a killed process, not against power loss.
+        draft: True if `rewrite` will be used: the file is then hashed at the end, by reading it once more.
     """
 
-    def __init__(self, where: Home, name: str, *, durable: bool = True) -> None:
+    def __init__(self, where: Home, name: str, *, durable: bool = True, draft: bool = False) -> None:
         self.name = name
         self.final = where.root / name
         self.temp = where.temp / f"{uuid4().hex}{Path(name).suffix}"
         self.closed = False
+        self._visible = False
         self._durable = durable
+        self._draft = draft
         self._hash = hashlib.sha256()
-        self._hashed = True
         self._size = 0
         with storage(self.final):
             self.temp.parent.mkdir(parents=True, exist_ok=True)
@@ -209,12 +211,13 @@ class Publication:
         done = 0
         while done < len(view):
             done += self._file.write(view[done:])
-        self._hash.update(view)
         self._size += done
+        if not self._draft:
+            self._hash.update(view)
 
     def rewrite(self, offset: int, data: bytes) -> None:
-        """Replace bytes written before, such as a header that counts rows. Costs a second read to hash."""
-        self._hashed = False
+        """Replace bytes of a draft, such as a header that counts rows."""
+        assert self._draft, "what was written has been hashed"
         with storage(self.final):
             os.pwrite(self._file.fileno(), data, offset)
 
@@ -245,12 +248,13 @@ class Publication:
     def publish(self, rows: int) -> File:
         """Make the file durable, give it its final name, and return its record."""
         with storage(self.final):
-            digest = self._hash.hexdigest() if self._hashed else _sha256(self.temp)
+            digest = _sha256(self.temp) if self._draft else self._hash.hexdigest()
             if self._durable:
                 os.fsync(self._file.fileno())
             self.close()
             self.final.parent.mkdir(parents=True, exist_ok=True)
             self.temp.replace(self.final)
+            self._visible = True
             if self._durable:
                 for depth in range(self.name.count("/") + 1):
                     sync_folder(self.final.parents[depth])
@@ -269,6 +273,8 @@ class Publication:
         For a part of several files, when a later one could not be published.
         """
         self.abort()
+        if not self._visible:
+            return
         self.final.unlink(missing_ok=True)
         for depth in range(self.name.count("/")):
             with suppress(OSError):

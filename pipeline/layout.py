@@ -121,9 +121,10 @@ class Layout:
             return _filled(array, valid, name, self.fill), None
         first = int(np.flatnonzero(~valid)[0])
         raise DTypeError(
-            f"column {name!r} has {int((~valid).sum())} nulls (first in row {first} of this batch) and the transform does not "
-            "take validity masks. conversion.nulls=mask keeps them null if the transform works column by column (values "
-            "under nulls are unspecified), conversion.nulls=fill puts conversion.fill_value in their place"
+            f"column {name!r} has {int((~valid).sum())} nulls (first in row {first} of this batch) and the "
+            "transform does not take validity masks. conversion.nulls=mask keeps them null if the transform works "
+            "column by column (values under nulls are unspecified), conversion.nulls=fill puts conversion.fill_value "
+            "in their place"
         )
 
     def exits(
@@ -157,8 +158,8 @@ class Layout:
         names = [e.name for e in exits]
         for name in {n for n in names if names.count(n) > 1}:
             raise TransformError(
-                f"the output would have two columns {name!r}. Give the transform's column another name, or leave the carried "
-                "one out (carry=[...])"
+                f"the output would have two columns {name!r}. Give the transform's column another name, or leave the "
+                "carried one out (carry=[...])"
             )
         return Schema(tuple(fields), self.schema.metadata), tuple(exits)
 
@@ -166,7 +167,9 @@ class Layout:
 # ---- choosing --------------------------------------------------------------------------------------------------------
 
 
-def layout(schema: Schema, select: Selection, carry: str | Sequence[str], nulls: str = "mask", fill: Fill = 0.0) -> Layout:
+def layout(
+    schema: Schema, select: Selection, carry: str | Sequence[str], nulls: str = "mask", fill: Fill = 0.0
+) -> Layout:
     """Decide the way of every column.
 
     Args:
@@ -239,13 +242,17 @@ def _stacked(schema: Schema, name: str, patterns: str | Sequence[str]) -> Route:
     one = kinds[names[0]]
     for column, kind in kinds.items():
         if kind.shape:
-            raise DTypeError(f"columns.{name}: {column!r} has rows of shape {kind.shape}; only plain columns are stacked")
+            raise DTypeError(
+                f"columns.{name}: {column!r} has rows of shape {kind.shape}; only plain columns are stacked"
+            )
         if kind.dtype != one.dtype:
             raise DTypeError(
-                f"columns.{name}: {column!r} is {kind.dtype}, {names[0]!r} is {one.dtype}; columns of one type are stacked, "
-                "never promoted"
+                f"columns.{name}: {column!r} is {kind.dtype}, {names[0]!r} is {one.dtype}; columns of one type are "
+                "stacked, never promoted"
             )
-    return Route(name, fields, Storage(one.dtype, (len(fields),), "columns copied into one matrix", one.number), stacked=True)
+    return Route(
+        name, fields, Storage(one.dtype, (len(fields),), "columns copied into one matrix", one.number), stacked=True
+    )
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
@@ -271,7 +278,14 @@ def _filled(array: Array, valid: Array, name: str, fill: Fill) -> Array:
 
 
 def _leave(
-    fields: list[Field], exits: list[Exit], name: str, route: Route, dtype: np.dtype[Any], shape: tuple[int, ...], *, unstack: bool
+    fields: list[Field],
+    exits: list[Exit],
+    name: str,
+    route: Route,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    *,
+    unstack: bool,
 ) -> None:
     if route.stacked and unstack and name == route.name and shape == route.storage.shape:
         for i, field in enumerate(route.fields):

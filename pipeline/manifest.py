@@ -49,7 +49,9 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as e:
         raise OutputError(f"{os.fspath(path)!r} is not a finished output: {e.strerror} ({e.filename})") from e
     if hashlib.sha256(data).hexdigest() != marker:
-        raise OutputError(f"{os.fspath(path)!r}: _manifest.json and _SUCCESS do not belong together; a run is under way")
+        raise OutputError(
+            f"{os.fspath(path)!r}: _manifest.json and _SUCCESS do not belong together; a run is under way"
+        )
     manifest: dict[str, Any] = json.loads(data)
     return manifest
 
@@ -180,7 +182,9 @@ class Manifest:
             marker = (self.where.markers / "_SUCCESS").read_text().strip()
         except OSError:
             return False
-        keys = [part["key"] for part in json.loads(data)["parts"]] if hashlib.sha256(data).hexdigest() == marker else None
+        keys = (
+            [part["key"] for part in json.loads(data)["parts"]] if hashlib.sha256(data).hexdigest() == marker else None
+        )
         return keys == [task.key for task in tasks]
 
     def finish(self, tasks: Sequence[Task], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,9 +79,10 @@ class Plan:
             *(("note", note) for note in self.notes),
         ]
         lines = [f"{name:<10} {value}" for name, value in head]
-        return "\n".join([*lines, "", *table(["input column", "stored as", "way"], self._ways()), "", *self._output()])
+        return "\n".join([*lines, "", *table(["input column", "stored as", "way"], self.ways()), "", *self._output()])
 
-    def _ways(self) -> list[tuple[str, str, str]]:
+    def ways(self) -> list[tuple[str, str, str]]:
+        """Name, type and way of each column of the input."""
         routes = {f.name: route for route in self.layout.routes for f in route.fields}
         rows = []
         for f in self.layout.schema.fields:
@@ -138,7 +139,9 @@ def human(size: float) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of aligned columns."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    ]
 
 
 def _count(n: int, one: str, many: str = "") -> str:

@@ -122,9 +122,7 @@ class _Stage:
         )
 
 
-def plan(
-    *, source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options
-) -> str:
+def plan(*, source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options) -> str:
     """What a run would do, for people. Writes nothing."""
     return _stage(source, transform, sink, engine, device, options).plan.text()
 
@@ -135,7 +133,7 @@ def run(
     """Bring the output up to date with the input and the configuration, and say what was done.
 
     Returns:
-        state (``done`` or ``nothing to do``), rows_in, rows, parts, parts_made, bytes, seconds, output, report and more.
+        state (``done`` or ``nothing to do``), rows_in, rows, parts, parts_made, bytes, seconds, output, report, ...
     """
     start = time.perf_counter()
     stage = _stage(source, transform, sink, engine, device, options)
@@ -179,7 +177,7 @@ def run(
 def _stage(
     source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options
 ) -> _Stage:
-    _set_threads(options.threads, device)
+    _set_threads(options.threads)
     _settle(transform, device)
     schema = source.schema()
     splits = tuple(source.splits())
@@ -234,7 +232,7 @@ def _settle(transform: Transform, device: Device) -> None:
         transform.setup(device.name)
 
 
-def _set_threads(threads: int | None, device: Device) -> None:
+def _set_threads(threads: int | None) -> None:
     """Lanes give the parallelism on a CPU; more intra-op threads spin against them."""
     import torch
 
@@ -293,8 +291,8 @@ def _check_places(stage: _Stage) -> None:
         folder = Path(os.path.abspath(given))  # noqa: PTH100
         if folder in target.parents or folder == target:
             raise ConfigError(
-                f"sink.path={stage.sink.path!r} lies inside source.path={given!r}, so that the next run would read it as "
-                "input; choose another sink.path"
+                f"sink.path={stage.sink.path!r} lies inside source.path={given!r}, so that the next run would read it "
+                "as input; choose another sink.path"
             )
 
 
@@ -313,7 +311,9 @@ def _fit(stage: _Stage, *, restart: bool) -> tuple[Transform, str, list[Any]]:
         states = []
         current: Transform = transform
         while isinstance(current, Fittable) and not current.fitted:
-            with progress(f"fit, pass {len(states) + 1}", stage.plan.rows, stage.options.progress, stage.options.every) as tick:
+            with progress(
+                f"fit, pass {len(states) + 1}", stage.plan.rows, stage.options.progress, stage.options.every
+            ) as tick:
                 worker = stage.worker(current, tick)
                 states.append(worker.fit(current, _whole(stage.plan.splits)))
             lanes += worker.flow.lanes
@@ -363,7 +363,7 @@ def _report(stage: _Stage, report: Report) -> dict[str, Any]:
             {
                 **facts,
                 "output": report.output,
-                "columns": [f"{name}: {type_}: {way}" for name, type_, way in stage.plan._ways()],
+                "columns": [f"{name}: {type_}: {way}" for name, type_, way in stage.plan.ways()],
                 "versions": versions(),
                 "command": list(options.command),
                 "config": options.config,

@@ -2,8 +2,8 @@
 
     read -> upload -> compute -> download -> write
 
-Each step is a lane (`stream`). Lanes run across splits and tasks, so that small files do not drain the flow; batches keep
-their order and never cross a split.
+Each step is a lane (`stream`). Lanes run across splits and tasks, so that small files do not drain the flow; batches
+keep their order and never cross a split.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Ways:
 
 @dataclass
 class Worker:
-    """Turns tasks into parts. `flow` collects what each lane did; `wrote` is told the input rows of each batch written."""
+    """Turns tasks into parts. `flow` collects what each lane did; `wrote` is told the rows of each batch written."""
 
     source: Source
     transform: Transform
@@ -84,7 +84,7 @@ class Worker:
     flow: Flow
     seed: int = 0
     ways: Ways | None = None
-    wrote: Callable[[int], None] = field(default=lambda rows: None)
+    wrote: Callable[[int], None] = field(default=lambda _: None)
 
     # ---- parts
 
@@ -148,8 +148,8 @@ class Worker:
         for name, version in before.items():
             if tensors[name]._version != version:
                 raise TransformError(
-                    f"the transform wrote into column {name!r}, whose memory it shares with the source. It did not when it was "
-                    "tried on zero rows; set conversion.memory=copy"
+                    f"the transform wrote into column {name!r}, whose memory it shares with the source. It did not "
+                    "when it was tried on zero rows; set conversion.memory=copy"
                 )
         if self.ways is not None:
             _check_kinds(out, self.ways)
@@ -270,7 +270,8 @@ def _check_kinds(out: Output, ways: Ways) -> None:
         )
     if out.rows is not None and not ways.moves:
         raise TransformError(
-            "the transform selected rows, which it did not on zero rows. Return Output(tensors, rows=...) for every batch"
+            "the transform selected rows, which it did not on zero rows. Return Output(tensors, rows=...) for every "
+            "batch"
         )
 
 

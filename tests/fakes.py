@@ -56,7 +56,9 @@ def table(rows: int = 250) -> pa.Table:
     return pa.table(columns, metadata={"made": "here"})
 
 
-def run_rows(source: Any, transform: Transform, out: Path, *, engine: Any = None, sink: Any = None, **options: Any) -> dict[str, Any]:
+def run_rows(
+    source: Any, transform: Transform, out: Path, *, engine: Any = None, sink: Any = None, **options: Any
+) -> dict[str, Any]:
     """Run a stage with a fake source; Parquet out, progress off."""
     return run(
         source=source,

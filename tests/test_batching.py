@@ -12,7 +12,10 @@ from pipeline.core import Columns
 
 
 def _chunk(start: int, rows: int) -> Columns:
-    return {"a": np.arange(start, start + rows), "b": pa.array([str(i) for i in range(start, start + rows)], pa.string())}
+    return {
+        "a": np.arange(start, start + rows),
+        "b": pa.array([str(i) for i in range(start, start + rows)], pa.string()),
+    }
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 15))

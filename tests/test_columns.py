@@ -19,11 +19,18 @@ FLOATS = [0.0, -0.0, float("inf"), float("-inf"), 5e-324, 1.5]
 
 def _integers(type_: pa.DataType) -> st.SearchStrategy[int]:
     bits = type_.bit_width
-    return st.integers(0, 2**bits - 1) if pa.types.is_unsigned_integer(type_) else st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return (
+        st.integers(0, 2**bits - 1)
+        if pa.types.is_unsigned_integer(type_)
+        else st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    )
 
 
 PLAIN: dict[pa.DataType, st.SearchStrategy[object]] = {
-    **{t: _integers(t) for t in (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
+    **{
+        t: _integers(t)
+        for t in (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
+    },
     pa.float32(): st.floats(width=32, allow_nan=False),
     pa.float64(): st.one_of(st.floats(allow_nan=False), st.sampled_from(FLOATS)),
     pa.bool_(): st.booleans(),
@@ -37,7 +44,9 @@ PLAIN: dict[pa.DataType, st.SearchStrategy[object]] = {
     pa.decimal64(15, 3): st.integers(-(10**15) + 1, 10**15 - 1).map(lambda i: Decimal(i).scaleb(-3)),
     pa.decimal128(18, 4): st.integers(-(10**18) + 1, 10**18 - 1).map(lambda i: Decimal(i).scaleb(-4)),
     pa.list_(pa.float32(), 3): st.lists(st.floats(width=32, allow_nan=False), min_size=3, max_size=3),
-    pa.list_(pa.list_(pa.bool_(), 2), 2): st.lists(st.lists(st.booleans(), min_size=2, max_size=2), min_size=2, max_size=2),
+    pa.list_(pa.list_(pa.bool_(), 2), 2): st.lists(
+        st.lists(st.booleans(), min_size=2, max_size=2), min_size=2, max_size=2
+    ),
 }
 
 
@@ -98,7 +107,9 @@ def test_nan_payloads_survive() -> None:
     assert np.frombuffer(back.buffers()[1], np.uint64).tolist() == bits.tolist()
 
 
-@pytest.mark.parametrize("type_", [pa.int64(), pa.float32(), pa.timestamp("us"), pa.date32(), pa.list_(pa.float32(), 4)])
+@pytest.mark.parametrize(
+    "type_", [pa.int64(), pa.float32(), pa.timestamp("us"), pa.date32(), pa.list_(pa.float32(), 4)]
+)
 def test_fixed_width_values_are_shared_both_ways(type_: pa.DataType) -> None:
     """The tensor side looks at Arrow's own memory, and the way back too."""
     flat = pa.list_(pa.float32(), 4) == type_

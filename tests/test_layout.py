@@ -110,7 +110,9 @@ def test_a_fill_that_is_no_value_of_the_column_is_refused() -> None:
         made.enter(_chunk(id=pa.array([1, None])))
 
 
-@pytest.mark.parametrize(("select", "message"), [(["x"], "column 'x' has 1 nulls .first in row 1"), ({"f": ["x", "y"]}, "stacked into 'f'")])
+@pytest.mark.parametrize(
+    ("select", "message"), [(["x"], "column 'x' has 1 nulls .first in row 1"), ({"f": ["x", "y"]}, "stacked into 'f'")]
+)
 def test_nulls_are_errors_where_they_have_no_place(select: Selection, message: str) -> None:
     """Under nulls=error, and in a matrix."""
     made = layout(SCHEMA, select, "none", "error")

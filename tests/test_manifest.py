@@ -15,7 +15,7 @@ from pipeline.manifest import Manifest, read_manifest
 TASKS = [Task(i, f"key{i}", f"part-{i}", (Split(f"s{i}", "1"),)) for i in range(3)]
 
 
-def _opened(out: Path, *, restart: bool = False, **identity: object) -> Manifest:
+def _opened(out: Path, identity: dict[str, object] | None = None, *, restart: bool = False) -> Manifest:
     manifest = Manifest(home(str(out), single=False))
     manifest.open(identity or {"a": 1}, restart=restart)
     return manifest
@@ -58,16 +58,16 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 
 def test_another_configuration_is_refused_with_what_changed(tmp_path: Path) -> None:
     """Parts of two configurations are never mixed; the message has both values and both ways out."""
-    _opened(tmp_path, **{"transform.min": 0})
+    _opened(tmp_path, {"transform.min": 0})
     with pytest.raises(OutputError, match=r"transform.min was 0, now 1.*another sink.path.*run.restart=true"):
-        _opened(tmp_path, **{"transform.min": 1})
+        _opened(tmp_path, {"transform.min": 1})
 
 
 def test_a_restart_removes_the_old_files_only_when_the_new_output_stands(tmp_path: Path) -> None:
     """Also if a run in between was killed."""
-    _make(_opened(tmp_path, a=1), TASKS[0], "old")
-    _opened(tmp_path, restart=True, a=2)
-    manifest = _opened(tmp_path, a=2)
+    _make(_opened(tmp_path, {"a": 1}), TASKS[0], "old")
+    _opened(tmp_path, {"a": 2}, restart=True)
+    manifest = _opened(tmp_path, {"a": 2})
     assert (tmp_path / "part-0.bin").exists()
     _make(manifest, TASKS[1])
     manifest.finish(TASKS[1:2], {})

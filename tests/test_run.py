@@ -167,7 +167,10 @@ def test_a_write_in_place_that_the_trial_did_not_show_stops_the_run(tmp_path: Pa
         (lambda t: {"x": t["x"][:-1] if len(t["x"]) else t["x"]}, "column 'x' has 15 rows.*input has 16"),
         (lambda t: [t["x"]], "returned list; expected a dict"),
         (lambda t: {"x": t["x"].numpy()}, "column 'x': the transform returned ndarray, not a tensor"),
-        (lambda t: {"x": t["x"].to(torch.float64) if len(t["x"]) else t["x"]}, "column 'x'.*float64.*on zero rows.*float32"),
+        (
+            lambda t: {"x": t["x"].to(torch.float64) if len(t["x"]) else t["x"]},
+            "column 'x'.*float64.*on zero rows.*float32",
+        ),
         (lambda t: {**t, **({"y": t["x"]} if len(t["x"]) else {})}, "column 'y'.*on zero rows it returned nothing"),
         (lambda t: {"x": t["x"].sum()}, "column 'x'.*0-d"),
         (lambda t: {"x": t["x"].to_sparse()}, "column 'x'.*sparse"),
@@ -188,7 +191,9 @@ def test_broken_contracts_are_named(tmp_path: Path, transform: Any, message: str
 @pytest.mark.parametrize("depth", [0, 2])
 def test_a_failed_run_goes_on_where_it_stopped(tmp_path: Path, depth: int) -> None:
     """Finished parts stay, the error names file and rows, and the result equals an uninterrupted run."""
-    with pytest.raises(TransformError, match=r"rows 0-16 of split rows-100: the transform raised ValueError: planned fault"):
+    with pytest.raises(
+        TransformError, match=r"rows 0-16 of split rows-100: the transform raised ValueError: planned fault"
+    ):
         run_rows(Rows(table()), FailAt(same, 1 + 8), tmp_path / "a", columns=NUMBERS, stream_depth=depth)
     assert not any(t.name == "pipeline-lane" for t in threading.enumerate())
     assert list((tmp_path / "a" / ".tmp").glob("*")) == []

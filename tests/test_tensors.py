@@ -1,6 +1,8 @@
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,33 +10,35 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core import Array
 from pipeline.errors import DTypeError, TransformError
 from pipeline.tensors import check_device, dtype_of, numpy_dtype, shareable, to_array, to_tensor
 from pipeline.testing.device import DTYPES, SHAPES, random_bits
 
 
-def address(array):
-    return array.__array_interface__["data"][0]
+def address(array: Array) -> int:
+    start: int = array.__array_interface__["data"][0]
+    return start
 
 
-def packed_field():
+def packed_field() -> Array:
     """A column of a packed record: six bytes from value to value."""
     return np.array([(1, 2.5), (3, 4.5)], np.dtype([("a", "<i2"), ("b", "<f4")]))["b"]
 
 
-def unaligned():
+def unaligned() -> Array:
     """Values that start at an odd address."""
     return np.frombuffer(bytearray(1 + 4 * 5), np.int32, offset=1)
 
 
-def read_only(array):
+def read_only(array: Array) -> Array:
     array.setflags(write=False)
     return array
 
 
 grid = np.arange(24, dtype=np.float32).reshape(4, 6)
 
-SHARED = {
+SHARED: dict[str, Array] = {
     "c_order": grid,
     "fortran": np.asfortranarray(grid),
     "transposed": grid.T,
@@ -53,7 +57,7 @@ SHARED = {
     "matrix": np.ones((2, 2)).view(np.matrix),
     "odd_bools": np.array([0, 1, 2, 255], np.uint8).view(bool),
 }
-COPIED = {
+COPIED: dict[str, Array] = {
     "big_endian_ulonglong": np.arange(3, dtype=np.dtype("Q").newbyteorder(">")),
     "reversed_ulonglong": np.arange(3, dtype="Q")[::-1],
     "reversed": grid[::-1],
@@ -66,7 +70,7 @@ COPIED = {
     "big_endian_nan": np.array([0x7FA00001, 0xFFC12345], ">u4").view(">f4"),
     "one_big_endian": np.array([1], ">i8"),
 }
-REFUSED = {
+REFUSED: dict[str, Array] = {
     "longdouble": np.zeros(2, np.longdouble),
     "clongdouble": np.zeros(2, np.clongdouble),
     "datetime": np.zeros(2, "M8[ns]"),
@@ -84,7 +88,7 @@ REFUSED = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [*SHAPES, ()])
 @pytest.mark.parametrize("share", [True, False])
-def test_every_bit_goes_there_and_back(dtype, shape, share):
+def test_every_bit_goes_there_and_back(dtype: str, shape: tuple[int, ...], share: bool) -> None:
     """All dtypes and shapes, no rows too, keep dtype, shape and bits, NaN payloads among them."""
     array = random_bits(dtype, shape)
     tensor = to_tensor(array, "x", share=share)
@@ -95,7 +99,7 @@ def test_every_bit_goes_there_and_back(dtype, shape, share):
 
 
 @pytest.mark.parametrize("layout", SHARED)
-def test_what_torch_can_read_is_shared(layout):
+def test_what_torch_can_read_is_shared(layout: str) -> None:
     """The tensor has the address and the strides of the array, and the way back is free where rows are in order."""
     array = SHARED[layout]
     tensor = to_tensor(array, "x", share=True)
@@ -109,7 +113,7 @@ def test_what_torch_can_read_is_shared(layout):
 
 
 @pytest.mark.parametrize("layout", COPIED)
-def test_what_torch_cannot_read_is_copied_once(layout):
+def test_what_torch_cannot_read_is_copied_once(layout: str) -> None:
     """Reversed, packed, unaligned and byte-swapped columns become native, in C order, with the same bits."""
     array = COPIED[layout]
     native = np.array(array, order="C").astype(array.dtype.newbyteorder("="), copy=False)
@@ -121,7 +125,7 @@ def test_what_torch_cannot_read_is_copied_once(layout):
     assert array.tobytes() != to_array(tensor, "x").tobytes()
 
 
-def test_swapping_bytes_keeps_signalling_nans():
+def test_swapping_bytes_keeps_signalling_nans() -> None:
     """No bit of a float goes through arithmetic on its way."""
     bits = np.array([0x7FA00001, 0xFFC12345, 0x80000000, 1], np.uint32)
     swapped = to_tensor(bits.astype(">u4").view(">f4"), "x", share=True)
@@ -129,7 +133,7 @@ def test_swapping_bytes_keeps_signalling_nans():
 
 
 @pytest.mark.parametrize("layout", {**SHARED, **COPIED})
-def test_without_share_the_memory_is_new(layout):
+def test_without_share_the_memory_is_new(layout: str) -> None:
     """Writing to the tensor leaves the array as it was."""
     array = {**SHARED, **COPIED}[layout]
     before = array.tobytes()
@@ -140,7 +144,7 @@ def test_without_share_the_memory_is_new(layout):
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_other_dtypes_are_refused_by_name(kind):
+def test_other_dtypes_are_refused_by_name(kind: str) -> None:
     """The message says column, dtype and the way out; also when there are no rows."""
     array = REFUSED[kind]
     assert dtype_of(array.dtype) is None
@@ -149,13 +153,13 @@ def test_other_dtypes_are_refused_by_name(kind):
     assert str(array.dtype) in str(caught.value)
 
 
-def test_a_masked_array_is_refused():
+def test_a_masked_array_is_refused() -> None:
     """Torch would take the values and drop the mask without a word."""
     with pytest.raises(DTypeError, match="column 'price' is a masked array"):
-        to_tensor(np.ma.array([1, 2], mask=[0, 1]), "price", share=True)
+        to_tensor(np.ma.array([1, 2], mask=[False, True]), "price", share=True)
 
 
-def test_read_only_memory_is_shared_without_a_warning_from_any_thread():
+def test_read_only_memory_is_shared_without_a_warning_from_any_thread() -> None:
     """The warning of torch comes once in a process: a fresh one shows that it never does."""
     code = """
 import warnings; warnings.simplefilter("error")
@@ -173,7 +177,7 @@ print(len(results))
     assert (done.stdout, done.stderr) == ("5\n", "")
 
 
-def test_a_read_only_memory_map_is_shared(tmp_path):
+def test_a_read_only_memory_map_is_shared(tmp_path: Path) -> None:
     """Pages of the file are the memory of the tensor, and stay mapped while the tensor lives."""
     np.save(tmp_path / "x.npy", np.arange(100))
     array = np.load(tmp_path / "x.npy", mmap_mode="r")
@@ -183,7 +187,7 @@ def test_a_read_only_memory_map_is_shared(tmp_path):
     assert tensor.sum() == 4950
 
 
-def test_a_shared_tensor_keeps_the_memory_alive():
+def test_a_shared_tensor_keeps_the_memory_alive() -> None:
     """Dropping the read-only array, which is shared by a detour, does not free it."""
     array = read_only(np.full(1 << 20, 7, np.int64))
     tensor = to_tensor(array, "x", share=True)
@@ -192,7 +196,7 @@ def test_a_shared_tensor_keeps_the_memory_alive():
     assert tensor.unique().tolist() == [7]
 
 
-def test_the_array_stays_write_protected():
+def test_the_array_stays_write_protected() -> None:
     """Sharing looks past the protection; it does not lift it."""
     array = read_only(np.zeros(3))
     to_tensor(array, "x", share=True)
@@ -200,7 +204,7 @@ def test_the_array_stays_write_protected():
         array[0] = 1
 
 
-def test_a_thread_under_inference_mode_makes_the_same_tensors():
+def test_a_thread_under_inference_mode_makes_the_same_tensors() -> None:
     """They can be written to outside of it, and have gradients."""
     with torch.inference_mode():
         shared, copied = (to_tensor(np.zeros(3), "x", share=share) for share in (True, False))
@@ -221,16 +225,16 @@ def test_a_thread_under_inference_mode_makes_the_same_tensors():
         (torch.zeros(0, 3).t(), [[], [], []]),
     ],
 )
-def test_any_dense_tensor_becomes_an_array_in_c_order(tensor, expected):
+def test_any_dense_tensor_becomes_an_array_in_c_order(tensor: torch.Tensor, expected: list[Any]) -> None:
     """Gradients, conjugates, negatives, transposes and expands are resolved."""
     array = to_array(tensor, "x")
     assert array.tolist() == expected
     assert array.flags.c_contiguous
 
 
-def test_an_inference_tensor_becomes_an_array_in_another_thread():
+def test_an_inference_tensor_becomes_an_array_in_another_thread() -> None:
     """The download lane is not under inference mode."""
-    found = []
+    found: list[Array] = []
     with torch.inference_mode():
         tensor = torch.arange(6).reshape(2, 3).t() * 2
         thread = threading.Thread(target=lambda: found.append(to_array(tensor, "x")))
@@ -240,7 +244,7 @@ def test_an_inference_tensor_becomes_an_array_in_another_thread():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "complex32"])
-def test_dtypes_that_numpy_lacks_are_refused_by_name(dtype):
+def test_dtypes_that_numpy_lacks_are_refused_by_name(dtype: str) -> None:
     """The message says column, dtype and the way out."""
     tensor = torch.zeros(8, dtype=torch.uint8).view(getattr(torch, dtype))
     assert numpy_dtype(tensor.dtype) is None
@@ -248,14 +252,14 @@ def test_dtypes_that_numpy_lacks_are_refused_by_name(dtype):
         to_array(tensor, "x")
 
 
-def test_a_tensor_on_another_device_is_refused():
+def test_a_tensor_on_another_device_is_refused() -> None:
     """The column and both devices are named."""
     with pytest.raises(TransformError, match="column 'x' is on meta; the transform must return tensors on cpu"):
         to_array(torch.empty(3, device="meta"), "x")
     check_device({"x": torch.zeros(3)}, torch.device("cpu"), "cpu")
 
 
-def test_what_is_not_dense_is_refused():
+def test_what_is_not_dense_is_refused() -> None:
     """A sparse or a fake tensor gives an error that names the column, not the memory of something else."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -266,11 +270,12 @@ def test_what_is_not_dense_is_refused():
             to_array(tensor, "x")
 
 
-def test_dtypes_have_twins():
+def test_dtypes_have_twins() -> None:
     """The two tables are inverse, whatever the byte order or the C type behind a NumPy dtype."""
     for name in DTYPES:
         twin = dtype_of(np.dtype(name))
         assert str(twin) == f"torch.{name}"
+        assert twin is not None
         assert numpy_dtype(twin) == np.dtype(name)
         assert dtype_of(np.dtype(name).newbyteorder(">")) == twin
     assert dtype_of(np.dtype("Q")) == torch.uint64
@@ -283,7 +288,9 @@ def test_dtypes_have_twins():
     order=st.permutations(range(3)),
     share=st.booleans(),
 )
-def test_any_view_of_any_array_keeps_its_bits(dtype, swapped, steps, order, share):
+def test_any_view_of_any_array_keeps_its_bits(
+    dtype: str, swapped: bool, steps: list[tuple[int, int]], order: list[int], share: bool
+) -> None:
     """Slices, steps, reversals and transposes in any combination arrive as NumPy sees them."""
     array = random_bits(dtype, [4] * len(steps))
     array = array.byteswap().view(array.dtype.newbyteorder("S")) if swapped else array

@@ -71,7 +71,7 @@ class Block:
 
 
 class FakeRuntime(Runtime):
-    """A `Runtime` on the CPU. `skip` takes one guard away:
+    """A `Runtime` on the CPU; `skip` takes one guard away.
 
     "synchronize STREAM", "wait STREAM", "keep" make the call of that name do nothing (STREAM is copy_in, compute or
     copy_out); "fresh" makes `empty` hand out memory that is still in use.
@@ -132,7 +132,8 @@ class FakeRuntime(Runtime):
             return
         with self.lock:
             if stream is not self._current:
-                return stream.give(event.reach)
+                stream.give(event.reach)
+                return
             # The transform follows, on the host and so at once. The copies win against what compute still has to do.
             event.reach()
             self.record(stream).reach()

@@ -31,17 +31,22 @@ class TestMps(DeviceContract):
 
 
 @pytest.mark.parametrize(("dtype", "narrow"), [("float64", "float32"), ("complex128", "complex64")])
-def test_what_metal_does_not_have_is_refused_by_column(dtype, narrow):
+def test_what_metal_does_not_have_is_refused_by_column(dtype: str, narrow: str) -> None:
     """It is found before the device is touched, and the message names the way out."""
     with pytest.raises(DTypeError, match=rf"column 'x' is {dtype}.*device=cpu.*{narrow}.*transform=cast"):
         Mps().upload({"x": np.zeros(3, dtype)})
 
 
-def test_a_large_column_goes_in_several_copies(monkeypatch):
+def test_a_large_column_goes_in_several_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """No single copy is larger than `copy_bytes`."""
-    sizes = []
+    sizes: list[int] = []
     real = torch.Tensor.copy_
-    monkeypatch.setattr(torch.Tensor, "copy_", lambda a, b: sizes.append(b.nbytes) or real(a, b))
+
+    def copy(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        sizes.append(source.nbytes)
+        return real(target, source)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", copy)
     x = np.arange(100, dtype=np.int64)
     (found,) = one_by_one(Mps(device=CPU, copy_bytes=300), [{"x": x}], identity)
     assert found["x"].tolist() == x.tolist()
@@ -49,7 +54,7 @@ def test_a_large_column_goes_in_several_copies(monkeypatch):
     assert sum(sizes) == 2 * x.nbytes
 
 
-def test_signs_and_conjugates_are_applied_before_the_copy():
+def test_signs_and_conjugates_are_applied_before_the_copy() -> None:
     """Copies from Metal ignored the lazy bits of a tensor."""
     z = np.array([1 + 2j, 3 - 4j], np.complex64)
     device = Mps(device=CPU)
@@ -60,12 +65,12 @@ def test_signs_and_conjugates_are_applied_before_the_copy():
     assert (found["z"].tolist(), found["y"].tolist()) == ([1 - 2j, 3 + 4j], [-2, 4])
 
 
-def test_a_tensor_left_elsewhere_is_an_error_of_the_transform():
+def test_a_tensor_left_elsewhere_is_an_error_of_the_transform() -> None:
     """The message names the column and both devices."""
     with pytest.raises(TransformError, match="column 'x' is on cpu; .* must return tensors on mps"):
         Mps().leave({"x": torch.zeros(3)})
 
 
-def test_it_pickles():
+def test_it_pickles() -> None:
     """A worker can be sent to another process with its device."""
     assert pickle.loads(pickle.dumps(Mps())) == Mps()

@@ -1,0 +1,368 @@
+"""Configuration: the typed root schema, the checks after composition, and the step from YAML to objects.
+
+Hydra and OmegaConf end here and in `__main__`: what leaves is plain data and the components themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Optional
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException, OverrideParseException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline import __version__
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.target import prepare, source_hash, suggest, targets
+
+GROUPS = ("source", "transform", "sink", "engine")
+
+
+# ---- schema ----------------------------------------------------------------------------------------------------------
+# conf/config.yaml says what each key does. `Optional[X]` and classes of Enum are the spellings that OmegaConf reads.
+
+Action = Enum("Action", ["run", "plan"])
+Nulls = Enum("Nulls", ["auto", "error", "mask", "fill"])
+Memory = Enum("Memory", ["auto", "share", "copy"])
+NothingToDo = Enum("NothingToDo", ["ok", "skip"])
+Progress = Enum("Progress", ["auto", "bar", "lines", "none"])
+
+
+@dataclass
+class Batch:
+    rows: Optional[int] = None  # noqa: UP045
+    bytes: int = 4194304
+
+
+@dataclass
+class Stream:
+    depth: int = 2
+    bytes: int = 268435456
+
+
+@dataclass
+class Conversion:
+    nulls: Nulls = Nulls.auto
+    fill_value: Any = 0
+    memory: Memory = Memory.auto
+    unstack: Optional[bool] = None  # noqa: UP045
+
+
+@dataclass
+class Run:
+    restart: bool = False
+    seed: int = 0
+    nothing_to_do: NothingToDo = NothingToDo.ok
+    threads: Optional[int] = None  # noqa: UP045
+
+
+@dataclass
+class Log:
+    every: float = 5.0
+    progress: Progress = Progress.auto
+
+
+@dataclass
+class Conf:
+    """The root. `device` is null here and absent from the YAML: Hydra lets `+device=x` append over a null."""
+
+    source: Any = MISSING
+    transform: Any = MISSING
+    sink: Any = MISSING
+    engine: Any = MISSING
+    action: Action = Action.run
+    columns: Any = None
+    carry: Any = "all"
+    device: Optional[str] = None  # noqa: UP045
+    batch: Batch = field(default_factory=Batch)
+    stream: Stream = field(default_factory=Stream)
+    conversion: Conversion = field(default_factory=Conversion)
+    run: Run = field(default_factory=Run)
+    log: Log = field(default_factory=Log)
+
+
+_LEAST = {
+    "batch.rows": 1,
+    "batch.bytes": 1,
+    "stream.depth": 0,
+    "stream.bytes": 1,
+    "run.seed": 0,
+    "run.threads": 1,
+    "log.every": 0,
+}
+
+
+# ---- places ----------------------------------------------------------------------------------------------------------
+
+
+def conf_dir() -> str:
+    """The folder of config.yaml: inside the package in a wheel, beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "conf", here.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return str(folder)
+    raise ConfigError("conf/config.yaml is neither in the package nor beside it; install the package again")
+
+
+def data_file(name: str) -> str:
+    """`${data:name}`: a file of the data that comes with the package."""
+    return str(Path(__file__).resolve().parent / "data" / name)
+
+
+def out_folder() -> str:
+    """`${out:}`: `out` for a single run; in a sweep `multirun/` and a folder named after the job's overrides.
+
+    The same job has the same folder whenever it runs, so that running a sweep again resumes it. Not inside `out`, where
+    a reader of that folder would take the rows of the sweep for its own.
+    """
+    return f"multirun/{job_folder(overrides())}" if in_sweep() else "out"
+
+
+def in_sweep() -> bool:
+    """Whether Hydra runs this as one job of several."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def overrides() -> list[str]:
+    """The overrides of this job as they were given, interpolations and all."""
+    given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return list(map(str, given))
+
+
+def job_folder(overrides: Iterable[str]) -> str:
+    """A folder name for the overrides of a job, the same whatever their order and however they spell `+`.
+
+    No ``=``, which readers take for a partition column. What had to be replaced or cut is told apart by a hash.
+    """
+    plain = ",".join(sorted(each.lstrip("+") for each in overrides)) or "default"
+    name = re.sub(r"[^\w.,-]", "-", plain.replace("=", "-"), flags=re.ASCII)[:80].lstrip(".-_") or "job"
+    if name == plain.replace("=", "-"):
+        return name
+    return f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+
+
+def register() -> None:
+    """Tell Hydra about the schema and the resolvers. Harmless when repeated."""
+    ConfigStore.instance().store(name="schema", node=Conf)
+    OmegaConf.register_new_resolver("data", data_file, replace=True)
+    OmegaConf.register_new_resolver("out", out_folder, replace=True)
+
+
+register()
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check a composed configuration and instantiate its groups: (objects by group, the plain configuration).
+
+    The transform comes last, and only if all else is well: it imports torch.
+
+    Raises:
+        ConfigError: all problems found, one line each.
+    """
+    problems = list(_walk(cfg, ""))
+    raw: Any = OmegaConf.to_container(cfg, resolve=not problems, enum_to_str=True)
+    problems += _values(raw)
+    specs: dict[str, Any] = {}
+    for group in ("source", "sink", "engine", "transform"):
+        if group == "transform" and problems:
+            break
+        if isinstance(raw[group], dict) and "_target_" in raw[group]:
+            specs[group] = prepare(raw[group], group, problems)
+        elif raw[group] != "???":
+            problems.append(f"no value given for '{group}._target_'; choose an option such as {group}={_option(group)}")
+    if problems:
+        raise ConfigError(listed("problems", problems))
+    return {group: _instantiate(specs[group], group) for group in GROUPS}, raw
+
+
+def _option(group: str) -> str:
+    names = sorted(p.stem for p in Path(conf_dir(), group).glob("*.yaml"))
+    return names[0] if names else "NAME"
+
+
+def _walk(node: DictConfig | ListConfig, path: str) -> Iterator[str]:
+    """Unknown keys of typed nodes, missing values and interpolations that do not resolve, at every level."""
+    kind = OmegaConf.get_type(node)
+    known = [f.name for f in fields(kind)] if kind is not None and is_dataclass(kind) else None
+    for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        key = f"{path}.{name}" if path else str(name)
+        if known is not None and name not in known:
+            near = suggest(str(name), known, f"{path}." if path else "")
+            yield f"unknown key '{key}'{near} ({path or 'the root'} has {', '.join(known)})"
+            continue
+        if OmegaConf.is_missing(node, name):
+            yield f"no value given for '{key}'; give one, as in {key}={'NAME' if key in GROUPS else 'VALUE'}"
+            continue
+        try:
+            value = node[name]
+        except OmegaConfBaseException as e:
+            yield _unresolved(key, e)
+            continue
+        if OmegaConf.is_config(value):
+            yield from _walk(value, key)
+
+
+def _unresolved(key: str, e: OmegaConfBaseException) -> str:
+    reason = str(e).splitlines()[0]
+    env = re.search(r"Environment variable '(.+?)' not found", reason)
+    if env:
+        return f"{key}: environment variable {env[1]!r} is not set; set it, or give {key}=VALUE"
+    return f"{key}: its interpolation cannot be resolved ({reason}); correct it, or give {key}=VALUE"
+
+
+def _values(raw: Mapping[str, Any]) -> Iterator[str]:
+    """What the types of the schema cannot say: the forms of `columns` and `carry`, and least values."""
+    columns, carry = raw["columns"], raw["carry"]
+    stacked = isinstance(columns, dict) and all(_names(v) for v in columns.values())
+    if not (columns is None or _names(columns) or stacked or _later(columns)):
+        yield f"columns: expected null, a list as in columns=[a,b] or a mapping of new name to list; got {columns!r}"
+    if not (carry in ("all", "none") or _names(carry) or _later(carry)):
+        yield f"carry: expected all, none or a list as in carry=[id,name]; got {carry!r}"
+    fill = raw["conversion"]["fill_value"]
+    if not all(isinstance(v, (int, float)) or _later(v) for v in (fill.values() if isinstance(fill, dict) else [fill])):
+        yield f"conversion.fill_value: expected a number, or a number for each column as in {{a:0,b:-1}}; got {fill!r}"
+    for key, least in _LEAST.items():
+        section, name = key.split(".")
+        value = raw[section][name]
+        if isinstance(value, (int, float)) and value < least:
+            yield f"{key} must be at least {least}; got {value}"
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _later(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
+
+
+def _instantiate(spec: Any, group: str) -> Any:
+    """The object of one group; plain dicts and lists reach its constructor."""
+    try:
+        return instantiate(spec, _convert_="all")
+    except InstantiationException as e:
+        if isinstance(e.__cause__, PipelineError):
+            raise e.__cause__ from None
+        where = re.search(r"full_key: (\S+)", str(e))
+        key = f"{group}.{where[1]}" if where else group
+        cause = e.__cause__
+        reason = f"{type(cause).__name__}: {cause}" if cause else str(e).splitlines()[0]
+        raise ConfigError(f"{key}: cannot be created: {reason}") from e
+
+
+# ---- identity --------------------------------------------------------------------------------------------------------
+
+_NEUTRAL = {
+    "source": frozenset({"path", "mmap", "max_bytes", "max_row_group_bytes", "page_checksum", "read_rows", "threads"}),
+    "sink": frozenset({"path", "durability", "max_open_partitions"}),
+}
+"""Options that change where or how fast rows travel, never which bytes come out."""
+
+
+def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the bytes of the output, as dotted key -> JSON value, from a plain configuration.
+
+    The transform, the options of source and sink that shape rows or files, column selection, conversion and seed;
+    SHA-256 of the module behind each `_target_` outside this package and of each file that the transform names (a new
+    path to the same weights is the same transform); the version of this package. Not in it: device, engine, batch,
+    stream, log, restart, and the paths of source and sink.
+    """
+    chosen: dict[str, Any] = {
+        group: {k: v for k, v in config[group].items() if k not in _NEUTRAL[group]} for group in ("source", "sink")
+    }
+    chosen |= {key: config[key] for key in ("transform", "columns", "carry")}
+    chosen["conversion"] = {k: v for k, v in config["conversion"].items() if k != "memory"}
+    chosen["run"] = {"seed": config["run"]["seed"]}
+    flat = dict(_flat(chosen, ""))
+    flat |= {key: f"sha256:{_file_hash(v)}" for key, v in flat.items() if key.startswith("transform.") and _is_file(v)}
+    for name in sorted(set(targets(chosen))):
+        if not name.startswith("pipeline."):
+            flat[f"code.{name}"] = source_hash(name)
+    return {**flat, "version": __version__}
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        for i, item in enumerate(value):
+            yield from _flat(item, f"{path}.{i}")
+    else:
+        yield path, value
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value and Path(value).is_file()
+
+
+def _file_hash(path: str) -> str:
+    with Path(path).open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------
+
+
+def listed(what: str, lines: Sequence[str]) -> str:
+    """One line as it is; several as a list."""
+    return lines[0] if len(lines) == 1 else "\n  - ".join([f"{len(lines)} {what}", *lines])
+
+
+def quote(key: str, value: str) -> str:
+    """An override whose value reaches Hydra as that very string, quoted for the shell too."""
+    escaped = re.sub(r'(\\*)"', lambda m: m[1] * 2 + '\\"', value)
+    tail = escaped[len(escaped.rstrip("\\")) :]
+    return shlex.quote(f'{key}="{escaped}{tail}"')
+
+
+def explain(e: Exception) -> str:
+    """Hydra's and OmegaConf's words for a configuration that does not compose, with the key and the way out."""
+    if isinstance(e, OverrideParseException):
+        return _explain_override(e)
+    text = f"{e}\n{e.__cause__}" if isinstance(e.__cause__, OmegaConfBaseException) else str(e)
+    place = re.search(r"^In '(.+?)': \w+ raised while composing", text)
+    where = f" (in {place[1]}.yaml)" if place else ""
+    unknown = re.search(r"Key '(\w+)' (?:not in '(\w+)'|is not in struct)\s+full_key: (\S+)", text)
+    if unknown:
+        return (
+            f"unknown key '{unknown[3]}'{suggest(unknown[1], _keys(unknown[3]), unknown[3][: -len(unknown[1])])}{where}"
+        )
+    full_key = re.search(r"full_key: (\S+)", text)
+    if full_key:
+        lines = [line for line in text.splitlines() if line and not line.startswith(("Error merging", "In '", "    "))]
+        return f"{full_key[1]}: {lines[0] if lines else text}{where}"
+    return text
+
+
+def _keys(full_key: str) -> list[str]:
+    """The names that are allowed where `full_key` was given, as far as the schema knows."""
+    kind: Any = Conf
+    for part in full_key.split(".")[:-1]:
+        kind = next((f.default_factory for f in fields(kind) if f.name == part), None) if is_dataclass(kind) else None
+    names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
+    return [*names, "experiment", "hydra"] if kind is Conf else names
+
+
+def _explain_override(e: OverrideParseException) -> str:
+    key, equals, value = str(e.override).lstrip("+").partition("=")
+    reason = str(e).split("\nSee https")[0]
+    if not equals:
+        return f"{e.override!r} is no override; write key=value, or see --help"
+    if value.startswith(("'", '"', "[", "{")):
+        return f"cannot read {key}={value}: {reason}. Check its brackets and quotes"
+    return f"cannot read {key}={value}: {reason}. Quote the value, for Hydra and for the shell: {quote(key, value)}"

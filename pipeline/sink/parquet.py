@@ -1,0 +1,441 @@
+"""Columns as ``.parquet``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import columns as arrow
+from pipeline.core import Array, Columns, File, Schema, Task
+from pipeline.errors import ConfigError, DataError, DTypeError, PipelineError
+from pipeline.files import Publication, home
+
+_SUFFIX = ".parquet"
+_GROUP_ROWS = 1 << 20
+_PARTITION_SHARE = 8
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+_LONGEST_NAME = 255
+
+
+# ---- the sink --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """Writes tables whose bytes depend on rows and configuration alone, not on how the rows were batched.
+
+    Types, nullability and the metadata of table and columns are kept; what Parquet would give back as another type is
+    refused by name. Of a dictionary-typed column each row group keeps the values that occur in it, in their order; if
+    the dictionary is ordered it keeps them all, as do dictionaries inside of lists and structs.
+
+    Args:
+        path: ``name.parquet`` for one file, else a folder with one part for each task.
+        compression: none, snappy, zstd, lz4, gzip or brotli.
+        compression_level: as the codec counts it; None for its default.
+        dictionary: what is dictionary-encoded beside dictionary-typed columns: ``auto`` (strings and binaries, at any
+            depth), True, False, or names of columns.
+        row_group_rows: rows of a row group; None for as many as `row_group_bytes` hold, at most 2**20.
+        row_group_bytes: decoded size of a row group, estimated from types and input. A writer holds one in memory.
+        tensor: how rows that have a shape are stored.
+        partition_by: columns that become folders ``name=value``, in that order, and leave the files.
+        max_open_partitions: most folders that one task may write to. Each holds an eighth of a row group in memory.
+        page_checksum: store a checksum with each page, by which readers notice damage.
+        durability: ``rename`` leaves out the fsyncs: safe against a killed process, not against power loss.
+    """
+
+    columnar: ClassVar[bool] = True
+
+    path: str
+    compression: str = "snappy"
+    compression_level: int | None = None
+    dictionary: Literal["auto"] | bool | Sequence[str] = "auto"
+    row_group_rows: int | None = None
+    row_group_bytes: int = 128 << 20
+    tensor: arrow.TensorType = "fixed_shape_tensor"
+    partition_by: Sequence[str] = ()
+    max_open_partitions: int = 1000
+    page_checksum: bool = True
+    durability: Literal["full", "rename"] = "full"
+
+    def __post_init__(self) -> None:
+        _check_choice("compression", self.compression, ("none", "snappy", "zstd", "lz4", "gzip", "brotli"))
+        _check_choice("tensor", self.tensor, ("fixed_shape_tensor", "fixed_size_list"))
+        _check_choice("durability", self.durability, ("full", "rename"))
+        _check_level(self.compression, self.compression_level)
+        for key in ("row_group_rows", "row_group_bytes", "max_open_partitions"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ConfigError(f"sink.{key} must be at least 1; got {value}")
+        if isinstance(self.dictionary, str) and self.dictionary != "auto":
+            raise ConfigError(
+                f"sink.dictionary must be auto, true, false or a list of columns; got {self.dictionary!r}"
+            )
+        if isinstance(self.partition_by, str):
+            raise ConfigError(f"sink.partition_by must be a list of columns, such as [{self.partition_by}]")
+        if self.partition_by and self.single:
+            raise ConfigError(f"sink.partition_by makes folders, but sink.path={self.path!r} names one file")
+
+    @property
+    def single(self) -> bool:
+        """Whether all rows go to one file."""
+        return Path(self.path).suffix == _SUFFIX
+
+    def accept(self, schema: Schema) -> Schema:
+        """The schema in Arrow's types. Columns that become folders are still in it.
+
+        Raises:
+            DTypeError: Parquet cannot hold a column, or would give it back as another type.
+            ConfigError: a column that the configuration names is not there.
+        """
+        table = self._table(schema)
+        self._check_keys(table)
+        stored = self._stored(table)
+        if not stored.names:
+            raise DTypeError("a Parquet file needs a column; the output has none that stays in the files")
+        _check_types(stored)
+        self._dictionary(stored)
+        return Schema(tuple(table), table.metadata)
+
+    def open(self, task: Task, schema: Schema) -> ParquetWriter:
+        """Start the file of one task; files of partitions are started when their first row comes."""
+        table = self._table(schema)
+        stored = self._stored(table)
+        options = self._options(stored)
+        rows = self._rows(table, task)
+        where = home(self.path, single=self.single)
+        name = where.single or task.name + _SUFFIX
+
+        def start(folder: str) -> ParquetFile:
+            publication = Publication(where, folder + name, durable=self.durability == "full")
+            return ParquetFile(publication, stored, options, rows)
+
+        return ParquetWriter(start, table, tuple(self.partition_by), self.max_open_partitions, task.rows)
+
+    def _table(self, schema: Schema) -> pa.Schema:
+        fields = [arrow.arrow_field(field, self.tensor) for field in schema.fields]
+        return pa.schema(fields, metadata=dict(schema.metadata) if schema.metadata else None)
+
+    def _stored(self, table: pa.Schema) -> pa.Schema:
+        return pa.schema([field for field in table if field.name not in self.partition_by], metadata=table.metadata)
+
+    def _check_keys(self, table: pa.Schema) -> None:
+        for name in self.partition_by:
+            if name not in table.names:
+                raise ConfigError(f"sink.partition_by: no column {name!r}; there are {', '.join(table.names)}")
+            if name.startswith(("_", ".")) or set(name) & set("=/%"):
+                raise ConfigError(f"sink.partition_by: readers would not find a folder named after column {name!r}")
+            if not _is_key(table.field(name).type):
+                raise DTypeError(
+                    f"sink.partition_by: column {name!r} is {table.field(name).type}; folders are named after "
+                    "integers, strings, truth values and dates"
+                )
+
+    def _dictionary(self, stored: pa.Schema) -> bool | list[str]:
+        if self.dictionary is True:
+            return True
+        typed = {field.name for field in stored if pa.types.is_dictionary(field.type)}
+        names = set() if isinstance(self.dictionary, bool) or self.dictionary == "auto" else set(self.dictionary)
+        if unknown := names - set(stored.names):
+            raise ConfigError(f"sink.dictionary: no column {min(unknown)!r}; there are {', '.join(stored.names)}")
+        leaves = _empty_file(stored).schema
+        return [
+            leaf.path
+            for leaf in map(leaves.column, range(len(leaves)))
+            if (self.dictionary == "auto" and leaf.physical_type == "BYTE_ARRAY")
+            or any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in names | typed)
+        ]
+
+    def _options(self, stored: pa.Schema) -> dict[str, Any]:
+        return {
+            "compression": self.compression,
+            "compression_level": self.compression_level,
+            "use_dictionary": self._dictionary(stored),
+            "write_page_checksum": self.page_checksum,
+            **_FORMAT,
+        }
+
+    def _rows(self, table: pa.Schema, task: Task) -> int:
+        """Rows of a row group: never decided by batches or by free memory, which change from run to run."""
+        if self.row_group_rows:
+            return self.row_group_rows
+        share = _PARTITION_SHARE if self.partition_by else 1
+        known = [split.rows for split in task.splits if split.rows is not None]
+        rows = sum(known) if len(known) == len(task.splits) else 0
+        row_bytes = max(1.0, sum(_row_bytes(type_) for type_ in table.types), task.bytes / rows if rows else 0.0)
+        return max(1, min(_GROUP_ROWS, int(self.row_group_bytes / row_bytes)) // share)
+
+
+def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"sink.{key} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def _check_level(compression: str, level: int | None) -> None:
+    if level is None:
+        return
+    if compression == "none" or not pa.Codec.supports_compression_level(compression):
+        raise ConfigError(f"sink.compression_level has no meaning for {compression}; leave it null")
+    lowest, highest = (
+        bound(compression) for bound in (pa.Codec.minimum_compression_level, pa.Codec.maximum_compression_level)
+    )
+    if not lowest <= level <= highest:
+        raise ConfigError(f"sink.compression_level of {compression} must be {lowest} to {highest}; got {level}")
+
+
+# ---- types -----------------------------------------------------------------------------------------------------------
+
+_FORMAT = {
+    "version": "2.6",  # older ones lose nanoseconds and uint32
+    "store_schema": True,  # Arrow's own schema in the footer: brings back what Parquet has no name for
+    "use_compliant_nested_type": False,  # keeps the name of a list's child
+}
+
+
+def _empty_file(schema: pa.Schema) -> pq.ParquetFile:
+    out = io.BytesIO()
+    pq.ParquetWriter(out, schema, **_FORMAT).close()
+    return pq.ParquetFile(out)
+
+
+def _check_types(schema: pa.Schema) -> None:
+    """Refuse what does not come back, found by writing and reading a file of no rows."""
+    if not _trouble(schema):
+        return
+    for field in schema:
+        if trouble := _trouble(pa.schema([field])):
+            raise DTypeError(
+                f"column {field.name!r} is {field.type}, which Parquet {trouble}. Cast it before, leave it out with "
+                "carry (a list of the columns to carry, or none), or write another format (sink=npz)"
+            )
+    raise DTypeError(f"the metadata of the table cannot be stored: Parquet {_trouble(schema)}")
+
+
+def _trouble(schema: pa.Schema) -> str:
+    for type_ in schema.types:
+        if any(pa.types.is_fixed_size_list(t) and t.list_size == 0 for t in _within(type_)):
+            return "writes but cannot read, since the lists have width 0"
+    try:
+        back = _empty_file(schema).schema_arrow
+    except (pa.ArrowException, OSError) as e:
+        return f"cannot hold: {e}"
+    for field, found in zip(schema, back, strict=True):
+        if field.type != found.type:
+            return f"would give back as {found.type}"
+    return ""
+
+
+def _within(type_: pa.DataType) -> Iterator[pa.DataType]:
+    """A type and all types inside it."""
+    type_ = getattr(type_, "storage_type", type_)
+    yield type_
+    for i in range(type_.num_fields):
+        yield from _within(type_.field(i).type)
+
+
+def _row_bytes(type_: pa.DataType) -> float:
+    """Bytes of a row as far as the type tells; what has no fixed width counts as little."""
+    type_ = getattr(type_, "storage_type", type_)
+    if pa.types.is_fixed_size_list(type_):
+        return int(type_.list_size) * _row_bytes(type_.value_type)
+    if pa.types.is_struct(type_):
+        return sum(_row_bytes(field.type) for field in type_)
+    try:
+        return float(type_.bit_width / 8)
+    except ValueError:
+        return 8.0
+
+
+def _is_key(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _is_key(type_.value_type)
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_a(type_) for is_a in (*text, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date32))
+
+
+# ---- the writers -----------------------------------------------------------------------------------------------------
+
+
+class ParquetFile:
+    """One file under construction: collects rows and writes a row group whenever it has enough.
+
+    A row group is encoded from one contiguous array for each column, because the places where pages end depend on how
+    an array is cut into chunks.
+    """
+
+    def __init__(self, publication: Publication, schema: pa.Schema, options: dict[str, Any], rows: int) -> None:
+        self.rows = 0
+        self._publication = publication
+        self._schema = schema
+        self._group_rows = rows
+        self._held: list[pa.RecordBatch] = []
+        self._held_rows = 0
+        try:
+            self._parquet = pq.ParquetWriter(publication, schema, **options)
+        except BaseException:
+            publication.abort()
+            raise
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        while batch.num_rows:
+            piece = batch.slice(0, self._group_rows - self._held_rows)
+            batch = batch.slice(piece.num_rows)
+            self._held.append(piece)
+            self._held_rows += piece.num_rows
+            if self._held_rows == self._group_rows:
+                self._flush()
+
+    def _flush(self) -> None:
+        try:
+            arrays = [_joined([batch.column(i) for batch in self._held], f) for i, f in enumerate(self._schema)]
+            table = pa.Table.from_arrays(arrays, schema=self._schema)
+            self._parquet.write_table(table, row_group_size=self._held_rows)
+        except pa.ArrowException as e:
+            rows = f"rows {self.rows} to {self.rows + self._held_rows}"
+            raise DTypeError(f"{rows} of {str(self._publication.final)!r} do not fit Parquet: {e}") from e
+        self.rows += self._held_rows
+        self._held, self._held_rows = [], 0
+
+    def finish(self) -> None:
+        """Write what is left, and the footer. Still under its temporary name."""
+        if self._held:
+            self._flush()
+        self._parquet.close()
+
+    def publish(self) -> File:
+        """Make it visible."""
+        return self._publication.publish(self.rows)
+
+    def abort(self) -> None:
+        """Remove it, published or not."""
+        self._held = []
+        self._parquet.is_open = False  # else it would write a footer when it is collected
+        self._publication.retract()
+
+
+class ParquetWriter:
+    """The file of one task, or one file in each folder if there are partitions."""
+
+    def __init__(
+        self, start: Callable[[str], ParquetFile], table: pa.Schema, keys: tuple[str, ...], limit: int, rows: int | None
+    ) -> None:
+        self._start = start
+        self._table = table
+        self._keys = keys
+        self._limit = limit
+        self._expected = rows
+        self._rows = 0
+        self._files = {} if keys else {"": start("")}
+
+    def write(self, columns: Columns) -> None:
+        """Append rows, in order within each file."""
+        if list(columns) != self._table.names:
+            raise PipelineError(f"expected columns {self._table.names}; got {list(columns)}")
+        if len(lengths := {len(column) for column in columns.values()}) != 1:
+            raise PipelineError(f"columns of {sorted(lengths)} rows cannot be written side by side")
+        arrays = [arrow.to_arrow(c, f) for c, f in zip(columns.values(), self._table, strict=True)]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._table)
+        self._rows += batch.num_rows
+        for folder, rows in _by_folder(batch, self._keys) if self._keys else [("", batch)]:
+            self._file(folder).write(rows)
+
+    def _file(self, folder: str) -> ParquetFile:
+        if folder not in self._files:
+            if len(self._files) == self._limit:
+                raise DataError(
+                    f"sink.partition_by={list(self._keys)} makes more than {self._limit} folders in one task. "
+                    "Partition by columns of fewer values, or raise sink.max_open_partitions: each open folder takes memory"
+                )
+            self._files[folder] = self._start(folder)
+        return self._files[folder]
+
+    def close(self) -> tuple[File, ...]:
+        """Finish all files, then publish them one after the other."""
+        if self._expected not in (None, self._rows):
+            raise PipelineError(f"expected {self._expected} rows for this part; got {self._rows}")
+        files = [self._files[folder] for folder in sorted(self._files)]
+        for file in files:
+            file.finish()
+        published = tuple(file.publish() for file in files)
+        self._files = {}
+        return published
+
+    def abort(self) -> None:
+        """Remove all files, also those that `close` had published before it failed."""
+        for file in self._files.values():
+            file.abort()
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _joined(pieces: list[pa.Array], field: pa.Field) -> pa.Array:
+    """The same array for the same rows, however they are cut into pieces."""
+    if not pa.types.is_dictionary(field.type):
+        return arrow.concat(list(pieces))
+    pieces = [_without_null(piece) for piece in pieces]
+    whole: pa.DictionaryArray = arrow.concat(list(pieces))
+    if not field.type.ordered:
+        return _observed(whole)
+    if any(not whole.dictionary.slice(0, len(p.dictionary)).equals(p.dictionary) for p in pieces):
+        raise DTypeError(
+            f"column {field.name!r} is an ordered dictionary, but its values come in more than one order. Cast it to string "
+            "before, or leave it out with carry"
+        )
+    return whole
+
+
+def _without_null(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Nulls that are values of the dictionary, which Arrow allows and cannot join, as nulls of the column."""
+    if not column.dictionary.null_count:
+        return column
+    return column.dictionary_decode().dictionary_encode().cast(column.type)
+
+
+def _observed(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """A dictionary of the values that occur, in their order: the others depend on which rows were read together."""
+    used = np.sort(pc.unique(column.indices).drop_null().to_numpy())
+    if len(used) == len(column.dictionary):
+        return column
+    place = np.zeros(len(column.dictionary), np.int64)
+    place[used] = np.arange(len(used))
+    indices = pa.array(place).take(column.indices).cast(column.type.index_type)
+    return pa.DictionaryArray.from_arrays(indices, column.dictionary.take(pa.array(used)))
+
+
+def _by_folder(batch: pa.RecordBatch, keys: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Rows of each folder, in order, without the columns that name it."""
+    group = np.zeros(batch.num_rows, np.int64)
+    texts = {name: batch.column(name).cast(pa.string()) for name in keys}
+    for text in texts.values():
+        encoded = text.dictionary_encode(null_encoding="encode")
+        mixed = group * len(encoded.dictionary) + encoded.indices.to_numpy()
+        group = np.unique(mixed, return_inverse=True)[1]
+    order = np.argsort(group, kind="stable")
+    stored = batch.drop_columns(list(keys))
+    for index in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        if not len(index):
+            continue
+        folder = "".join(_folder(name, text[index[0].item()].as_py()) for name, text in texts.items())
+        yield folder, stored if len(index) == len(order) else _take(stored, index)
+
+
+def _take(batch: pa.RecordBatch, index: Array) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([arrow.take(column, index) for column in batch.columns], schema=batch.schema)
+
+
+def _folder(name: str, value: str | None) -> str:
+    if value == _NULL:
+        raise DataError(f"sink.partition_by: column {name!r} holds the text {_NULL!r}, which would be read as null")
+    folder = f"{name}={_NULL if value is None else quote(value, safe='')}"
+    if len(folder.encode()) > _LONGEST_NAME:
+        raise DataError(f"sink.partition_by: column {name!r} holds {value!r}, which is too long to name a folder")
+    return f"{folder}/"

@@ -1,0 +1,134 @@
+"""Source npy: arrays in .npy files, one column, memory-mapped."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from pipeline.core import Array, ArrayField, Columns, Schema, Split
+from pipeline.errors import ConfigError
+from pipeline.source import CHUNK_BYTES, Header, Listed, check_count, check_same, listed, read_header, reading, spans
+
+_COPY_BYTES = 16 << 20  # fresh pages are dear: NumPy gets this much back warm from the allocator, 64 MiB it does not
+
+
+@dataclass(frozen=True)
+class Npy:
+    """Reads .npy files of one dtype and row shape as one column; the first axis is the rows.
+
+    The input is listed once for each object: make a new one to see files that came later. Byte order stays as it is in
+    the file; in Fortran order the rows come as strided views.
+
+    Args:
+        path: a file, a folder or a glob.
+        column: name of the column.
+        split_rows: rows of a split, that is of a part of the output; None makes every file one split.
+        mmap: map the file instead of copying it. The map is private: writing to the rows does not change the file.
+    """
+
+    path: str
+    column: str = "data"
+    split_rows: int | None = None
+    mmap: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.column, str) or not self.column:
+            raise ConfigError(f"source.column must be the name of the column; got {self.column!r}")
+        check_count("source.split_rows", self.split_rows, optional=True)
+
+    def schema(self) -> Schema:
+        """One column, from the header of the first file; the others agree."""
+        return self._survey[0]
+
+    def splits(self) -> Sequence[Split]:
+        """Row ranges of each file, in the order of the files' names."""
+        return self._survey[1]
+
+    @cached_property
+    def _survey(self) -> tuple[Schema, tuple[Split, ...]]:
+        found = [(file, self._header(file)) for file in listed(self.path, (".npy",))]
+        first, header = found[0]
+        expected = self._field(header)
+        for file, other in found[1:]:
+            check_same(first, [expected], file, [self._field(other)])
+        return Schema((expected,)), tuple(split for file, other in found for split in self._cut(file, other))
+
+    def _field(self, header: Header) -> ArrayField:
+        return ArrayField(self.column, header.dtype, header.shape[1:])
+
+    def _header(self, file: Listed) -> Header:
+        with reading(file.path, file.version), Path(file.path).open("rb") as stream:
+            header = read_header(stream)
+            if header.end != file.size:
+                raise ValueError(
+                    f"its header says {header.dtype} of shape {header.shape}, which makes {header.end} bytes; the file "
+                    f"has {file.size}. It is {'cut short' if file.size < header.end else 'longer than its array'}"
+                )
+        return header
+
+    def _cut(self, file: Listed, header: Header) -> Iterator[Split]:
+        step = self.split_rows or header.rows or 1
+        for start in range(0, header.rows or 1, step):
+            stop = min(start + step, header.rows)
+            size = (stop - start) * header.row_bytes
+            yield Split(f"{file.id}:{start}-{stop}", file.version, stop - start, size, file.path, start, stop)
+
+    def read(self, split: Split) -> Iterator[Columns]:
+        """The rows in chunks: maps of 64 MiB, or copies of 16 MiB."""
+        piece = f"rows={split.start}-{split.stop}"
+        with reading(split.path, split.version, piece), Path(split.path).open("rb", buffering=0) as file:
+            header = read_header(file)
+            mapped = self.mmap and header.offset % header.dtype.alignment == 0
+            size, rows = (CHUNK_BYTES, _map) if mapped else (_COPY_BYTES, _copy)
+            for start, stop in spans(split.start, split.stop, header.row_bytes, size):
+                yield {self.column: _rows(file, header, start, stop, rows)}
+
+
+_Bytes = Callable[[BinaryIO, int, int], Array]
+"""Bytes of a file from an offset, as uint8."""
+
+
+def _rows(file: BinaryIO, header: Header, start: int, stop: int, take: _Bytes) -> Array:
+    shape = (stop - start, *header.shape[1:])
+    if not (stop - start) * header.row_bytes:
+        return np.zeros(shape, header.dtype)
+    if not header.fortran or header.row_items == 1:
+        at = header.offset + start * header.row_bytes
+        return take(file, at, (stop - start) * header.row_bytes).view(header.dtype).reshape(shape)
+    if take is _map:
+        whole = _map(file, header.offset, header.rows * header.row_bytes).view(header.dtype)
+        return whole.reshape(header.shape, order="F")[start:stop]
+    size, stride = (stop - start) * header.dtype.itemsize, header.rows * header.dtype.itemsize
+    first = header.offset + start * header.dtype.itemsize
+    items = [take(file, first + i * stride, size) for i in range(header.row_items)]
+    return np.concatenate(items).view(header.dtype).reshape(shape, order="F")
+
+
+def _map(file: BinaryIO, offset: int, size: int) -> Array:
+    """A private map: pages come from the page cache, a page that is written to becomes the writer's own.
+
+    One map per chunk, so that no map is larger than memory (which the kernel may refuse) and pages go with the chunk.
+    """
+    skip = offset % mmap.ALLOCATIONGRANULARITY
+    pages = mmap.mmap(file.fileno(), skip + size, access=mmap.ACCESS_COPY, offset=offset - skip)
+    pages.madvise(mmap.MADV_WILLNEED)  # the disk works while earlier rows are computed on
+    return np.frombuffer(pages, np.uint8, size, skip)
+
+
+def _copy(file: BinaryIO, offset: int, size: int) -> Array:
+    """Bytes read into memory of their own; never ``np.fromfile``, which can return uninitialised memory."""
+    buffer = np.empty(size, np.uint8)
+    view, done = buffer.data, 0
+    while done < size:
+        got = os.preadv(file.fileno(), [view[done:]], offset + done)
+        if not got:
+            raise EOFError(f"expected {size} bytes at offset {offset}, found {done}")
+        done += got
+    return buffer

@@ -1,0 +1,296 @@
+"""Source parquet: files, globs, folders and Hive-partitioned folders, read by runs of row groups.
+
+A footer is never asked about single column chunks: on a damaged one, `row_group(i).column(j)` ends the whole process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
+
+from pipeline import filter as filters
+from pipeline.core import Columns, Schema, Split
+from pipeline.errors import ConfigError, DataError
+from pipeline.filter import Filter
+from pipeline.source import CHUNK_BYTES, Listed, check_count, check_names, check_same, listed, reading
+
+Keys: TypeAlias = tuple[tuple[str, str | None], ...]
+"""Names and values in the folders of a file, as they are spelled; None for null."""
+
+_SUFFIXES = (".parquet", ".parq", ".pq")
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_BUFFER_BYTES = 1 << 20  # of each column, instead of the whole column chunk: memory does not grow with row groups
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """Reads Parquet files with all that pyarrow reads: any compression, nested columns, extension types.
+
+    All files have the same columns, in any order; that of the first file counts. Folders called ``key=value`` below
+    `path` add columns after those of the files. The input is listed once for each object: make a new one to see files
+    that came later.
+
+    Args:
+        path: a file, a folder or a glob.
+        columns: names to read, in this order; None reads all.
+        filter: rows to read: ``[[column, op, value], ...]``, which must all hold, or a list of such lists, of which one
+            must hold. Ops: ``== != < <= > >=``, ``in`` and ``not in`` with a list, ``is`` and ``is not`` with null.
+        split_rows: rows after which a split ends, at the end of a row group; None makes every file one split.
+        read_rows: rows decoded at once; fewer where they would take more than 64 MiB.
+        partitions: types of partition columns by name. Those not named, and all with "auto", are int64 if every value
+            is written as an integer, else string. None ignores the folders.
+        page_checksum: verify the checksums of pages that have one.
+        threads: decode columns in parallel.
+        max_row_group_bytes: refuse a file with a row group that unpacks to more.
+    """
+
+    path: str
+    columns: Sequence[str] | None = None
+    filter: Sequence[Any] | None = None
+    split_rows: int | None = None
+    read_rows: int = 65536
+    partitions: Mapping[str, str] | Literal["auto"] | None = "auto"
+    page_checksum: bool = True
+    threads: bool = True
+    max_row_group_bytes: int = 16 << 30
+
+    def __post_init__(self) -> None:
+        check_names("source.columns", self.columns)
+        check_count("source.split_rows", self.split_rows, optional=True)
+        check_count("source.read_rows", self.read_rows)
+        check_count("source.max_row_group_bytes", self.max_row_group_bytes)
+        filters.parse(self.filter)
+        _key_types(self.partitions)
+
+    def schema(self) -> Schema:
+        """The columns of the files, then those of the folders; or those in `columns`."""
+        table = self._survey[0]
+        return Schema(tuple(table.field(name) for name in self.columns or table.names), table.metadata)
+
+    def splits(self) -> Sequence[Split]:
+        """Runs of row groups of each file, in the order of the files' names. A filter leaves their rows unknown."""
+        return self._survey[1]
+
+    # ---- planning
+
+    @cached_property
+    def _survey(self) -> tuple[pa.Schema, tuple[Split, ...]]:
+        """Every column there is, read or not; and the splits."""
+        footers = [self._footer(file) for file in listed(self.path, _SUFFIXES)]
+        for other in footers[1:]:
+            _check_alike(footers[0], other)
+        table = footers[0].schema
+        for field in self._key_fields(footers):
+            table = table.append(field)
+        for name in self.columns or ():
+            if name not in table.names:
+                raise ConfigError(f"source.columns: no column {name!r}; there are {', '.join(map(repr, table.names))}")
+        asked = filters.parse(self.filter)
+        if not asked.always:
+            asked.expression(table)
+        splits: list[Split] = []
+        for footer in footers:
+            left = asked.rest(_known(table, footer.keys))
+            if not left.never:
+                splits += self._cut(footer, len(table), counted=left.always)
+        # Where no file can hold a row that passes, the schema still has to arrive.
+        return table, tuple(splits) or (footers[0].split(0, 0, rows=0),)
+
+    def _footer(self, file: Listed) -> _Footer:
+        with reading(file.path, file.version), self._open(file.path) as parquet:
+            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+            keys = () if self.partitions is None else _keys(file.id)
+            rows, sizes = tuple(g.num_rows for g in groups), tuple(g.total_byte_size for g in groups)
+            footer = _Footer(file, parquet.schema_arrow, keys, rows, sizes)
+            footer.check(parquet.metadata.num_rows, self.max_row_group_bytes)
+        return footer
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            path,
+            filesystem=LocalFileSystem(),
+            buffer_size=_BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=self.page_checksum,
+        )
+
+    def _key_fields(self, footers: Sequence[_Footer]) -> list[pa.Field]:
+        types, names = _key_types(self.partitions), [name for name, _ in footers[0].keys]
+        for name in types:
+            if name not in names:
+                raise ConfigError(f"source.partitions: no folders are called {name}=...; keys are {names}")
+        values = {name: {dict(footer.keys)[name] for footer in footers} - {None} for name in names}
+        return [pa.field(name, types.get(name) or _guess(values[name])) for name in names]
+
+    def _cut(self, footer: _Footer, width: int, *, counted: bool) -> Iterator[Split]:
+        """Runs of row groups; their decoded size is put down by the share of columns that are read."""
+        for start, stop in _runs(footer.rows, self.split_rows):
+            rows = sum(footer.rows[start:stop]) if counted else None
+            yield footer.split(start, stop, rows=rows, share=len(self.columns or range(width)) / width)
+
+    # ---- reading
+
+    def read(self, split: Split) -> Iterator[Columns]:
+        """The rows in the order of the file. Without a filter they are counted against its footer."""
+        table = self._survey[0]
+        fields = [table.field(name) for name in self.columns or table.names]
+        known = _known(table, split.extra)
+        left = filters.parse(self.filter).rest(known)
+        names = [f.name for f in fields if f.name not in known.column_names]
+        with reading(split.path, split.version, f"row_groups={split.start}-{split.stop}"):
+            batches = self._batches(split, names) if left.always else self._filtered(split, names, left)
+            some = False
+            for batch in batches if split.start < split.stop else ():
+                batch.validate()
+                yield {f.name: _column(f, batch, known) for f in fields}
+                some = True
+        if not some:
+            yield {f.name: pa.nulls(0, f.type) for f in fields}
+
+    def _batches(self, split: Split, names: list[str]) -> Iterator[pa.RecordBatch]:
+        with self._open(split.path) as parquet:
+            groups = list(range(split.start, split.stop))
+            size, expected = self._batch_rows(parquet.metadata, groups)
+            found = 0
+            for batch in parquet.iter_batches(size, groups, columns=names, use_threads=self.threads):
+                found += batch.num_rows
+                yield batch
+            if found != expected:
+                raise ValueError(f"its footer says {expected} rows; {found} were found")
+
+    def _filtered(self, split: Split, names: list[str], left: Filter) -> Iterator[pa.RecordBatch]:
+        import pyarrow.dataset as ds
+
+        options = ds.ParquetFragmentScanOptions(
+            pre_buffer=False,
+            use_buffered_stream=True,
+            buffer_size=_BUFFER_BYTES,
+            page_checksum_verification=self.page_checksum,
+        )
+        groups = list(range(split.start, split.stop))
+        form = ds.ParquetFileFormat(default_fragment_scan_options=options)
+        fragment = form.make_fragment(split.path, filesystem=LocalFileSystem(), row_groups=groups)
+        scanner = fragment.scanner(
+            columns={name: ds.field(name) for name in names} or [],
+            filter=left.expression(fragment.physical_schema),
+            batch_size=self._batch_rows(fragment.metadata, groups)[0],
+            use_threads=self.threads,
+        )
+        yield from scanner.to_batches()
+
+    def _batch_rows(self, metadata: pq.FileMetaData, groups: list[int]) -> tuple[int, int]:
+        """Rows to decode at once, and all rows of the row groups."""
+        rows = sum(metadata.row_group(i).num_rows for i in groups)
+        size = sum(metadata.row_group(i).total_byte_size for i in groups)
+        return min(self.read_rows, max(1, CHUNK_BYTES * rows // max(1, size))), rows
+
+
+@dataclass(frozen=True)
+class _Footer:
+    """What planning needs of a file; `rows` and `sizes` (unpacked bytes) are those of its row groups."""
+
+    file: Listed
+    schema: pa.Schema
+    keys: Keys
+    rows: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def check(self, rows: int, max_bytes: int) -> None:
+        """Refuse what cannot be read as a table."""
+        names = self.schema.names
+        if not names:
+            raise ValueError("it has no columns")
+        for name in [*names, *dict(self.keys)]:
+            if names.count(name) > 1:
+                raise ValueError(f"{names.count(name)} columns are called {name!r}")
+            if name in names and name in dict(self.keys):
+                raise ValueError(f"column {name!r} is also a key of its folder; source.partitions=null ignores folders")
+        if min(self.rows, default=0) < 0 or sum(self.rows) != rows:
+            raise ValueError(f"its footer says {rows} rows, and {sum(self.rows)} in its row groups")
+        if (largest := max(self.sizes, default=0)) > max_bytes:
+            where = self.sizes.index(largest)
+            raise ValueError(
+                f"row group {where} unpacks to {largest} bytes; source.max_row_group_bytes allows {max_bytes}"
+            )
+
+    def split(self, start: int, stop: int, *, rows: int | None, share: float = 1.0) -> Split:
+        """The split of these row groups."""
+        size, name = int(share * sum(self.sizes[start:stop])), f"{self.file.id}:{start}-{stop}"
+        return Split(name, self.file.version, rows, max(0, size), self.file.path, start, stop, self.keys)
+
+
+def _check_alike(first: _Footer, other: _Footer) -> None:
+    check_same(first.file, list(first.schema), other.file, list(other.schema))
+    ours, theirs = [name for name, _ in first.keys], [name for name, _ in other.keys]
+    if ours != theirs:
+        raise DataError(
+            f"the folders differ in their keys: {ours} for {first.file.path!r}, {theirs} for {other.file.path!r}. "
+            "source.partitions=null ignores folders"
+        )
+
+
+def _runs(rows: Sequence[int], least: int | None) -> Iterator[tuple[int, int]]:
+    """Runs of row groups of at least so many rows, the last one smaller; one run of none if there are none."""
+    start, held = 0, 0
+    for i, count in enumerate(rows):
+        held += count
+        if least is not None and held >= least:
+            yield start, i + 1
+            start, held = i + 1, 0
+    if start < len(rows) or not rows:
+        yield start, len(rows)
+
+
+def _keys(id_: str) -> Keys:
+    pairs = [folder.partition("=")[::2] for folder in id_.split("/")[:-1] if "=" in folder]
+    keys = tuple((unquote(k, errors="strict"), None if v == _NULL else unquote(v, errors="strict")) for k, v in pairs)
+    if len(dict(keys)) < len(keys):
+        raise ValueError("two of its folders have the same key")
+    return keys
+
+
+def _key_types(partitions: object) -> dict[str, pa.DataType]:
+    """Types that the user gave to partition columns."""
+    if partitions is None or partitions == "auto":
+        return {}
+    if not isinstance(partitions, Mapping):
+        raise ConfigError(f"source.partitions must be auto, null or {{name: type}}; got {partitions!r}")
+    try:
+        return {name: pa.type_for_alias(alias) for name, alias in partitions.items()}
+    except (ValueError, TypeError) as e:
+        raise ConfigError(f"source.partitions: {e}; types are Arrow's: int32, string, date32, ...") from e
+
+
+def _guess(values: set[str | None]) -> pa.DataType:
+    """int64 where that loses nothing: 7 is a number, 07 and 7.0 are not."""
+    whole = all(v is not None and _INTEGER.fullmatch(v) and -(2**63) <= int(v) < 2**63 for v in values)
+    return pa.int64() if values and whole else pa.string()
+
+
+def _known(table: pa.Schema, keys: Keys) -> pa.Table:
+    """The partition columns of a file: one row."""
+    columns = {}
+    for name, value in keys:
+        try:
+            columns[name] = pa.array([value], pa.string()).cast(table.field(name).type)
+        except pa.ArrowException as e:
+            raise ConfigError(f"source.partitions: {name}={value} is no {table.field(name).type}") from e
+    return pa.table(columns)
+
+
+def _column(field: pa.Field, batch: pa.RecordBatch, known: pa.Table) -> pa.Array:
+    if field.name in known.column_names:
+        return pa.repeat(known[field.name][0], batch.num_rows)
+    column = batch.column(field.name)
+    if column.type != field.type:
+        raise ValueError(f"column {field.name!r} is {column.type}; the first file's footer says {field.type}")
+    return column

@@ -1,0 +1,62 @@
+"""Faults as data: where a process dies. Run as a program, it is a small stage that dies there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import Part, Task
+
+
+def die() -> None:
+    """As with kill -9: no handler, no finally, no flush."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DieBeforeCommit:
+    """An engine that dies when part `part` is published and not yet recorded."""
+
+    part: int
+
+    def map(self, worker: Callable[[Iterable[Task]], Iterator[Part]], tasks: Sequence[Task]) -> Iterator[Part]:
+        for part in worker(tasks):
+            if part.index == self.part:
+                die()
+            yield part
+
+
+@dataclass(frozen=True)
+class DieInBatch:
+    """A transform that dies in its n-th batch; 0 for never."""
+
+    call: int
+    calls: list[int] = field(default_factory=list)
+
+    def __call__(self, tensors: Any) -> Any:
+        self.calls.append(1)
+        if len(self.calls) == self.call:
+            die()
+        return tensors
+
+
+def main(out: str, fmt: str, point: str, number: int) -> None:
+    """Run the stage with one fault."""
+    from pipeline.engine.local import Local
+    from pipeline.sink.npz import Npz
+    from pipeline.sink.parquet import Parquet
+    from tests.fakes import Rows, run_rows, table
+
+    sink = Parquet(out) if fmt == "parquet" else Npz(out)
+    engine = DieBeforeCommit(number) if point == "publish" else Local()
+    transform = DieInBatch(number if point == "batch" else 0)
+    run_rows(Rows(table(500)), transform, Path(out), engine=engine, sink=sink, columns=["id", "x"], carry="none")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -1,0 +1,174 @@
+"""Imports go one way, third parties stay behind their fences, and torch waits until a run starts."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pipeline"
+
+# The table of ARCHITECTURE.md: who may import what of our own, by name within the package. The first pattern that fits
+# counts. Siblings never import each other: source.__init__ is what all sources share, knowing none; device.__init__
+# chooses among the devices, none of which knows it.
+WAIST = ["core", "errors"]
+EDGES = ["columns", "batching", "files"]
+TABLE = {
+    "errors": [],
+    "core": ["errors"],
+    "columns": WAIST,
+    "tensors": WAIST,
+    "files": WAIST,
+    "stream": WAIST,
+    "filter": WAIST,
+    "batching": [*WAIST, "columns"],
+    "progress": WAIST,
+    "fit": [*WAIST, "files"],
+    "manifest": [*WAIST, "files"],
+    "layout": [*WAIST, "columns"],
+    "plan": [*WAIST, "columns", "layout", "manifest"],
+    "report": [*WAIST, "files", "plan"],
+    "source.*": [*WAIST, *EDGES, "filter", "source.__init__"],
+    "sink.*": [*WAIST, *EDGES],
+    "transform.*": WAIST,
+    "device.__init__": [*WAIST, "device.*"],
+    "device.*": [*WAIST, "tensors"],
+    "engine.*": WAIST,
+    "worker": [*WAIST, "columns", "batching", "layout", "stream"],
+    "run": [
+        *WAIST, "columns", "files", "fit", "layout", "manifest", "plan", "progress", "report", "stream", "worker",
+    ],
+    "__init__": [*WAIST, "manifest"],
+    "config": ["*"],
+    "target": ["*"],
+    "airflow": ["*"],
+    "testing.*": ["*"],
+    "__main__": ["*"],
+}  # fmt: skip
+TOP = ["config", "target", "airflow", "testing.*", "__main__"]  # what nobody below imports
+
+# Which modules may import a third party, or a part of the standard library that we keep in one place.
+FENCES = {
+    "hydra": ["config", "target", "__main__"],
+    "omegaconf": ["config", "target", "__main__"],
+    "threading": ["stream", "device.cuda", "testing.*", "__main__"],  # a lock on buffers; which thread gets signals
+    "concurrent": ["stream", "testing.*"],
+    "multiprocessing": [],
+    "asyncio": [],
+    "pickle": ["testing.*"],  # a contract: components travel cold
+    "torch": ["core", "tensors", "transform.*", "device.*", "worker", "run", "config", "__main__", "testing.*"],
+    "rich": ["progress"],
+    "filelock": ["files"],
+    "safetensors": ["fit", "transform.module"],
+    "ray": ["engine.ray"],
+    "airflow": ["airflow"],
+}
+
+# What loads torch when it is imported; all else stays quick for --help, a typo, or a scheduler that only parses.
+HEAVY = ["tensors", "transform.*", "device.cpu", "device.cuda", "device.mps", "testing.*"]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """Every module that is imported anywhere below, except for types only."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for other in child.orelse:
+                yield from imports(other)
+        elif isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        else:
+            yield from imports(child)
+
+
+def parsed(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def own(name: str) -> str | None:
+    """The module of ours that `pipeline.a.b.Thing` means; None for third parties."""
+    first, _, rest = name.partition(".")
+    if first != "pipeline":
+        return None
+    parts = rest.split(".")
+    for end in range(len(parts), 0, -1):
+        stem = ".".join(parts[:end])
+        for candidate in (stem, f"{stem}.__init__"):
+            if candidate in MODULES:
+                return candidate
+    return "__init__"
+
+
+def fits(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_the_table_allows(module: str) -> None:
+    """Its own imports, those inside functions included, are in the row that it belongs to."""
+    allowed = next((row for pattern, row in TABLE.items() if fnmatchcase(module, pattern)), None)
+    if allowed is None:
+        pytest.fail(f"{module} is in no row of the table; give it one here and in ARCHITECTURE.md")
+    found = {target for name in imports(parsed(module)) if (target := own(name))} - {module}
+    assert sorted(name for name in found if not fits(name, allowed)) == []
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not fits(name, TOP)])
+def test_nothing_below_imports_the_top(module: str) -> None:
+    """Configuration, suites and the front door know the rest; the rest does not know them."""
+    assert [name for name in imports(parsed(module)) if fits(own(name) or "", TOP)] == []
+
+
+@pytest.mark.parametrize("party", FENCES)
+def test_a_third_party_stays_behind_its_fence(party: str) -> None:
+    """Only the modules that are named for it import it."""
+    users = {module for module in MODULES if any(name.split(".")[0] == party for name in imports(parsed(module)))}
+    assert sorted(user for user in users if not fits(user, FENCES[party])) == []
+
+
+def test_cuda_stays_in_its_device() -> None:
+    """Streams, events and pinned memory are the business of device.cuda; device.__init__ asks if CUDA is there."""
+    users = {
+        module
+        for module in MODULES
+        if any(isinstance(n, ast.Attribute) and ast.unparse(n) == "torch.cuda" for n in ast.walk(parsed(module)))
+        or any(name.startswith("torch.cuda") for name in imports(parsed(module)))
+    }
+    assert sorted(user for user in users if not fits(user, ["device.cuda", "device.__init__"])) == []
+
+
+def test_every_module_is_in_the_architecture() -> None:
+    """ARCHITECTURE.md, which a newcomer reads, names each row of the table."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = {module.split(".")[0] for module in MODULES} - {"__init__"}
+    assert sorted(row for row in rows if f"`{row}`" not in page and f"`{row}/*`" not in page) == []
+
+
+def test_torch_waits_until_a_run_starts() -> None:
+    """No module outside HEAVY loads torch, or the dataset engine of Arrow, when it is imported."""
+    light = [name for name in MODULES if not fits(name, HEAVY)]
+    code = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    if loaded := sys.modules.keys() & {"torch", "pyarrow.dataset"}:
+        sys.exit(f"{name} loads {loaded}")
+"""
+    names = [f"pipeline.{name}".removesuffix(".__init__") for name in light]
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

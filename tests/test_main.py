@@ -1,0 +1,347 @@
+"""The front door: what a command line does, prints and returns."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.__main__ import emit, force, main, split
+
+ROOT = Path(__file__).parents[1]
+
+CODE = """
+from dataclasses import dataclass
+import torch
+
+def twice(tensors, by: float = 2.0):
+    return {name: t * by for name, t in tensors.items()}
+
+def explode(tensors):
+    raise KeyError("boom")
+
+@dataclass(frozen=True)
+class Scale:
+    by: float = 2.0
+    def __call__(self, tensors):
+        return twice(tensors, self.by)
+
+class Net(torch.nn.Module):
+    def forward(self, tensors):
+        return twice(tensors)
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Hydra configures the root logger; put it back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's project: an array, my_conf/transform/mine.yaml, and the module it names."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.arange(12, dtype=np.float32).reshape(6, 2))
+    Path("my_conf/transform").mkdir(parents=True)
+    Path("usercode.py").write_text(CODE)
+    monkeypatch.delitem(sys.modules, "usercode", raising=False)
+    mine("twice")
+    return tmp_path
+
+
+def mine(target: str, folder: Path = Path()) -> None:
+    (folder / "my_conf/transform/mine.yaml").write_text(f"_target_: usercode.{target}\n")
+
+
+NPY = ("source=npy", "source.path=x.npy", "sink=npy", "sink.path=y.npy", "log.progress=none", "device=cpu")
+MINE = ("--config-dir", "my_conf", "transform=mine", *NPY)
+
+Front = Callable[..., tuple[int, list[str], str]]
+
+
+@pytest.fixture
+def front(capfd: pytest.CaptureFixture[str]) -> Front:
+    """Call the front door: exit code, lines of stdout, text of stderr."""
+
+    def call(*args: str) -> tuple[int, list[str], str]:
+        capfd.readouterr()
+        code = main(args)
+        out, err = capfd.readouterr()
+        return code, out.splitlines(), err
+
+    return call
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["twice", "Scale", "Net"])
+def test_a_users_own_transform_runs(here: Path, front: Front, target: str) -> None:
+    """A function, a dataclass and a module need a YAML with a `_target_`, and no registration."""
+    mine(target)
+    code, out, err = front(*MINE)
+    assert code == 0, err
+    assert json.loads(out[-1])["state"] == "done"
+    np.testing.assert_array_equal(np.load("y.npy"), np.load("x.npy") * 2)
+
+
+def test_a_users_folder_works_from_elsewhere(here: Path, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code beside the folder of --config-dir is found from any directory, as cron needs it."""
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    code, _, err = front("--config-dir", str(here / "my_conf"), *MINE[2:], f"source.path={here}/x.npy")
+    assert code == 0, err
+    assert str(here) not in sys.path
+
+
+def test_stdout_holds_one_line_of_json(here: Path, front: Front) -> None:
+    """Everything for people goes to stderr."""
+    _, out, err = front(*MINE)
+    assert len(out) == 1
+    assert {"state", "rows", "parts", "bytes", "seconds", "output"} <= json.loads(out[0]).keys()
+    assert "done" in err
+
+
+def test_a_run_writes_nothing_but_its_output(here: Path, front: Front) -> None:
+    """No dated folders and no log files."""
+    before = set(here.iterdir())
+    front(*MINE)
+    assert {p.name for p in set(here.iterdir()) - before} <= {"y.npy", "y.npy.run", "__pycache__"}
+
+
+def test_nothing_to_do_may_be_told_to_a_scheduler(here: Path, front: Front) -> None:
+    """The second run is 0, or 99 if asked for."""
+    assert front(*MINE)[0] == 0
+    code, out, _ = front(*MINE)
+    assert (code, json.loads(out[-1])["state"]) == (0, "nothing to do")
+    assert front(*MINE, "run.nothing_to_do=skip")[0] == 99
+
+
+def test_a_plan_is_printed_and_writes_nothing(here: Path, front: Front) -> None:
+    """action=plan shows the output schema on stdout."""
+    code, out, _ = front(*MINE, "action=plan")
+    assert code == 0
+    assert len(out) > 5
+    assert json.loads(out[-1])["state"] == "planned"
+    assert not Path("y.npy").exists()
+
+
+def test_a_preset_may_set_the_device_and_plus_still_wins(here: Path, front: Front) -> None:
+    """`+device=` works as spelled whatever a preset says."""
+    Path("my_conf/experiment").mkdir()
+    Path("my_conf/experiment/gpu.yaml").write_text("# @package _global_\ndevice: cuda:7\n")
+    args = tuple(arg for arg in MINE if arg != "device=cpu")
+    assert front(*args, "experiment=gpu")[0] == 2
+    code, _, err = front(*args, "experiment=gpu", "+device=cpu")
+    assert code == 0, err
+
+
+def test_a_run_can_be_repeated_by_its_command(here: Path, front: Front) -> None:
+    """The report keeps the command as a shell takes it."""
+    front(*MINE, "batch.rows=3")
+    command = json.loads(Path("y.npy.run/report.json").read_text())["command"]
+    assert command[:3] == ["python", "-m", "pipeline"]
+    assert command[3:] == [*MINE, "batch.rows=3"]
+
+
+# ---- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_has_a_folder_for_each_job(here: Path, front: Front) -> None:
+    """Jobs differ in nothing but the overrides that name their folders; a second sweep finds all done."""
+    args = ("-m", *[a for a in MINE if not a.startswith("sink.path")], "transform.by=1,2")
+    mine("twice\nby: 3.0")
+    code, out, err = front(*args)
+    assert code == 0, err
+    outputs = {json.loads(line)["output"] for line in out}
+    assert len(outputs) == 2
+    assert all(path.startswith("multirun/") for path in outputs)
+    assert front(*args, "run.nothing_to_do=skip,skip")[0] in (0, 99)
+    code, out, _ = front(*args)
+    assert [json.loads(line)["state"] for line in out] == ["nothing to do"] * 2
+
+
+def test_a_sweep_over_devices_names_every_failed_job(here: Path, front: Front) -> None:
+    """A device that is not there fails its job, not the others."""
+    args = [a for a in MINE if not a.startswith(("sink.path", "device"))]
+    code, out, err = front("-m", *args, "+device=cuda:7,cpu,cuda:8")
+    assert code == 2
+    assert [json.loads(line)["state"] for line in out] == ["failed", "done", "failed"]
+    assert "2 of 3 jobs failed" in err
+    assert err.count("(exit code 2): device=cuda") == 2
+    assert "Traceback" not in err
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+devcie=cuda", "unknown key 'devcie' - did you mean 'device'?"),
+        ("transfrom=identity", "unknown key 'transfrom' - did you mean 'transform'?"),
+        ("batch.rowz=3", "unknown key 'batch.rowz' - did you mean 'batch.rows'?"),
+        ("source.split_rowz=3", "unknown key 'source.split_rowz' - did you mean 'source.split_rows'?"),
+        ("source.split_rows=big", "source.split_rows: expected an integer or null; got 'big'"),
+        ("batch.rows=big", "batch.rows: Value 'big'"),
+        ("source.path=???", "no value given for 'source.path'"),
+        ("source.path=${oc.env:NOT_SET_HERE}", "'NOT_SET_HERE' is not set"),
+        ("source.path=/d/dt=2026-01-01/x.npy", "'source.path=\"/d/dt=2026-01-01/x.npy\"'"),
+        ("transform=standardise", "Could not find 'transform/standardise'"),
+        ("transform._target_=nowhere.f", "transform._target_: no module named 'nowhere'"),
+        ("transform._target_=usercode.f", "transform._target_: module 'usercode' has no attribute 'f'"),
+        ("+transform.bye=3", "unknown key 'transform.bye' - did you mean 'transform.by'?"),
+        ("device=cuda:99", "device=cuda:99"),
+        ("transform=a,b", "add --multirun"),
+        ("transform=null", "Config group override must be a string"),
+        ("nonsense", "'nonsense' is no override"),
+    ],
+)
+def test_a_mistake_gives_one_message_and_exit_code_2(here: Path, front: Front, override: str, words: str) -> None:
+    """No traceback, no advice to append; the last stdout line says the same to a program."""
+    code, out, err = front(*MINE, override)
+    assert code == 2
+    assert words in err
+    assert err.startswith("Config error: ")
+    assert "Traceback" not in err
+    last = json.loads(out[-1])
+    assert (last["state"], last["code"]) == ("failed", 2)
+    assert last["error"] in err
+    assert not Path("y.npy").exists()
+
+
+def test_broken_yaml_names_its_file(here: Path, front: Front) -> None:
+    """A configuration file that does not parse is a configuration error."""
+    Path("my_conf/transform/mine.yaml").write_text("_target_: [")
+    code, _, err = front(*MINE)
+    assert code == 2
+    assert "mine.yaml" in err
+
+
+def test_a_missing_input_has_its_own_code(here: Path, front: Front) -> None:
+    """Exit codes follow the errors."""
+    code, out, _ = front(*MINE, "source.path=nothing.npy")
+    assert (code, json.loads(out[-1])["code"]) == (66, 66)
+
+
+def test_a_failing_transform_shows_a_traceback_only_on_request(
+    here: Path, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says what broke; HYDRA_FULL_ERROR=1 shows where."""
+    mine("explode")
+    code, _, err = front(*MINE)
+    assert code == 70
+    assert "boom" in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert "usercode.py" in front(*MINE)[2]
+
+
+def test_flags_may_stand_anywhere(here: Path, front: Front) -> None:
+    """Hydra refuses a flag between overrides; wrapper scripts put them there."""
+    assert front(*MINE[2:], "--config-dir", "my_conf", "batch.rows=2")[0] == 0
+    assert split(["a=1", "-cd", "x=y", "--cfg", "job", "~b", "-m", "c=2"]) == (
+        ["-cd", "x=y", "--cfg", "job", "-m"],
+        ["a=1", "~b", "c=2"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "forced"),
+    [
+        ("+device=cuda", "++device=cuda"),
+        ("device=cuda", "device=cuda"),
+        ("batch.rows=1", "++batch.rows=1"),
+        ("+batch.rows=1", "++batch.rows=1"),
+        ("++a.b.c=x.y=z", "++a.b.c=x.y=z"),
+        ("transform=mine", "transform=mine"),
+        ("hydra.run.dir=x", "hydra.run.dir=x"),
+        ("hydra/launcher=joblib", "hydra/launcher=joblib"),
+        ("~source.filter", "~source.filter"),
+        ("+devcie=1", "+devcie=1"),
+        ("transform.steps.0.by=1", "++transform.steps.0.by=1"),
+    ],
+)
+def test_only_values_are_forced(given: str, forced: str) -> None:
+    """Group choices, flags of Hydra and deletions pass as they are."""
+    assert force(given) == forced
+
+
+# ---- the process -----------------------------------------------------------------------------------------------------
+
+
+def process(*args: str, **options: Any) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *args], env=env, text=True, stdout=pipe, stderr=pipe, **options)
+
+
+def test_help_configuration_and_typos_do_not_import_torch() -> None:
+    """They answer at once; a scheduler parses without it too."""
+    code = """
+import sys
+from pipeline.__main__ import main
+import pipeline
+codes = [main([a]) for a in ("--help", "--cfg=job", "+devcie=1", "source.pth=x", "sink.path=3")]
+assert "torch" not in sys.modules, [m for m in sys.modules if m.startswith("pipeline")]
+assert codes == [0, 0, 2, 2, 2], codes
+"""
+    child = process("-c", code)
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    for words in ("Common commands", "+device=cuda", "transform: ", "README.md", "source.path"):
+        assert words in out
+
+
+def test_the_first_sigterm_ends_in_order(here: Path) -> None:
+    """143, one line, one line of JSON, and nothing half-written."""
+    slow = "\ndef slow(t):\n    print('here', file=sys.stderr, flush=True)\n    time.sleep(0.2)\n    return t\n"
+    Path("usercode.py").write_text(f"import sys, time\n{CODE}{slow}")
+    mine("slow")
+    child = process("-m", "pipeline", *MINE, "batch.rows=1", "stream.depth=0")
+    assert child.stderr is not None
+    assert any("here" in line for line in child.stderr)
+    child.send_signal(signal.SIGTERM)
+    out, err = child.communicate(timeout=20)
+    assert child.returncode == 143
+    assert json.loads(out.splitlines()[-1])["code"] == 143
+    assert "stopped by SIGTERM" in err
+    assert "Traceback" not in err
+    assert not Path("y.npy").exists()
+
+
+def test_a_closed_stdout_breaks_nothing(here: Path) -> None:
+    """`| head -0` does not fail a run that has committed."""
+    read, write = os.pipe()
+    os.close(read)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *MINE],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    _, err = child.communicate()
+    assert child.returncode == 0, err
+    assert "BrokenPipe" not in err
+    assert Path("y.npy").exists()
+
+
+def test_emit_without_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cron may close it."""
+    monkeypatch.setattr(sys, "stdout", None)
+    emit("x")

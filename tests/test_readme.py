@@ -1,0 +1,110 @@
+"""What the README shows works as it is written there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline import read_manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+FLIGHTS = ROOT / "pipeline/data/flights.parquet"
+
+
+def commands(text: str) -> list[str]:
+    """Command lines of a shell block, without comments."""
+    return [
+        " ".join(shlex.split(line, comments=True)) and line.split("  #")[0].rstrip()
+        for line in text.splitlines()
+        if line
+    ]
+
+
+COMMANDS = [c for kind, text in BLOCKS if kind == "bash" for c in commands(text) if c.startswith("python -m pipeline")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: the files that the README writes, and data under the names that it uses."""
+    here = tmp_path_factory.mktemp("user")
+    for kind, text in BLOCKS:
+        name = re.match(r"# ([\w/]+\.(?:py|yaml))\b", text)
+        if name and kind in ("python", "yaml"):
+            (here / name[1]).parent.mkdir(parents=True, exist_ok=True)
+            (here / name[1]).write_text(text)
+    shutil.copy(FLIGHTS, here / "features.parquet")
+    (here / "in").mkdir()
+    table = pq.read_table(FLIGHTS)
+    for i in range(2):
+        pq.write_table(table.slice(i * 1000, 1000), here / "in" / f"{i}.parquet")
+    (here / "logs").mkdir()
+    (here / "logs" / "a.csv").write_text("when,value\n2026-01-01,1.5\n2026-01-02,2.5\n")
+    return here
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command line of the README with this interpreter."""
+    argv = [sys.executable if word == "python" else word for word in shlex.split(command)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run(command: str, folder: Path) -> None:
+    """Each command line ends well; those for a device that is not there say so."""
+    done = run(command, folder)
+    wants_cuda = "cuda" in command and not torch.cuda.is_available()
+    assert done.returncode == (2 if wants_cuda else 0), done.stderr
+    assert "Traceback" not in done.stderr
+    if wants_cuda:
+        assert "cuda" in done.stderr
+
+
+def test_every_kind_of_example_is_there() -> None:
+    """The list above is not empty by accident."""
+    text = "\n".join(COMMANDS)
+    for part in (
+        "+device=cuda",
+        "action=plan",
+        "transform=mine",
+        "source=logs",
+        "-m ",
+        "columns={",
+        "--help",
+        "sink.path=jfk",
+    ):
+        assert part in text
+
+
+def test_the_transform_of_the_readme_computes(folder: Path) -> None:
+    """Its new column is there, and right."""
+    run("python -m pipeline --config-dir my_conf transform=mine conversion.nulls=fill sink.path=checked", folder)
+    frame = pd.read_parquet(folder / "checked")
+    expected = frame["arr_delay"] / (frame["air_time"] + 1e-3)
+    assert (frame["ratio"] - expected).abs().max() < 1e-2 * expected.abs().max()
+
+
+def test_the_row_filter_of_the_readme_keeps_rows_together(folder: Path) -> None:
+    """Carried columns follow the rows that `late` keeps."""
+    (folder / "my_conf/transform/late.yaml").write_text("_target_: late.late\n")
+    (folder / "late.py").write_text(next(text for _, text in BLOCKS if "def late" in text))
+    done = run(
+        "python -m pipeline --config-dir my_conf transform=late conversion.nulls=fill sink.path=late_out", folder
+    )
+    assert done.returncode == 0, done.stderr
+    got = pd.read_parquet(folder / "late_out")
+    source = pd.read_parquet(FLIGHTS)
+    expected = source[source["dep_delay"] > 60]
+    assert got["tailnum"].tolist() == expected["tailnum"].tolist()
+    assert len(got) == read_manifest(folder / "late_out")["rows"]
