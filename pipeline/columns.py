@@ -34,6 +34,7 @@ _NUMBERS: dict[pa.DataType, str] = {
     pa.float64(): "f8",
 }
 _ARROW = {np.dtype(code): type_ for type_, code in _NUMBERS.items()} | {np.dtype(bool): pa.bool_()}
+_TAKEN_AS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}  # Arrow has no take for views
 _TENSOR_KINDS = "biufc"
 _DATETIME_UNITS = ("s", "ms", "us", "ns")
 
@@ -376,7 +377,12 @@ def to_array(column: Column, name: str) -> Array:
 
 def take(column: Column, index: Array) -> Column:
     """The rows at int64 `index`, in that order."""
-    return column[index] if isinstance(column, np.ndarray) else column.take(pa.array(index))
+    if isinstance(column, np.ndarray):
+        return column[index]
+    plain = _TAKEN_AS.get(column.type)
+    if plain is not None:
+        return column.cast(plain).take(pa.array(index)).cast(column.type)
+    return column.take(pa.array(index))
 
 
 def concat(pieces: list[Column]) -> Column:

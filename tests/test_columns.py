@@ -225,4 +225,5 @@ def test_take_repeats_and_reorders_rows() -> None:
     """For Arrow and NumPy columns alike."""
     index = np.array([2, 0, 0])
     assert columns.take(pa.array(["a", None, "c"]), index).to_pylist() == ["c", "a", "a"]
+    assert columns.take(pa.array(["a", None, "c"], pa.string_view()), index).to_pylist() == ["c", "a", "a"]
     assert columns.take(np.array([10, 20, 30]), index).tolist() == [30, 10, 10]
