@@ -9,7 +9,7 @@ unspecified.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.core import Array, ArrayField, Column, Field
 from pipeline.errors import DTypeError
+from pipeline.policy import LOGICAL, Policy
 
 TensorType = Literal["fixed_shape_tensor", "fixed_size_list"]
 
@@ -34,9 +35,14 @@ _NUMBERS: dict[pa.DataType, str] = {
     pa.float64(): "f8",
 }
 _ARROW = {np.dtype(code): type_ for type_, code in _NUMBERS.items()} | {np.dtype(bool): pa.bool_()}
-_TAKEN_AS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}  # Arrow has no take for views
 _TENSOR_KINDS = "biufc"
 _DATETIME_UNITS = ("s", "ms", "us", "ns")
+
+
+LOGICAL_KEY = b"logical_dtype"
+"""Key of the field metadata that says what integers stand for."""
+
+DEFAULT = Policy()
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,14 @@ class Storage:
         shape: shape of one row.
         copy: why one copy is needed on the way, or "" if the memory is shared.
         number: whether the values are numbers or truth values, not codes of something else (a date, a decimal).
+        logical: what unsigned integers stand for where NumPy has no such type, such as bfloat16; else "".
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...] = ()
     copy: str = ""
     number: bool = True
+    logical: str = ""
 
     @property
     def row_bytes(self) -> int:
@@ -64,19 +72,54 @@ class Storage:
 # ---- what a column is ------------------------------------------------------------------------------------------------
 
 
-def storage(field: Field) -> Storage:
+def storage(field: Field, policy: Policy = DEFAULT) -> Storage:
     """How a column would lie in a tensor, from its type alone.
 
     Raises:
         DTypeError: no tensor can hold it; the message names the column, and why.
     """
-    found = _numpy_storage(field) if isinstance(field, ArrayField) else _arrow_storage(field.type)
+    logical = policy.logical_dtype or declared(field)
+    found: Storage | str
+    if logical:
+        found = _logical_storage(field, logical)
+    elif isinstance(field, ArrayField):
+        found = _numpy_storage(field)
+    elif policy.dictionary == "codes" and pa.types.is_dictionary(field.type):
+        found = replace(_codes(field.type), number=False)
+    else:
+        found = _arrow_storage(field.type)
     if isinstance(found, str):
         raise DTypeError(
             f"column {field.name!r} is {describe(field)}: {found}. Leave it out of `columns`: it is then carried along "
             "untouched"
         )
     return found
+
+
+def declared(field: Field) -> str:
+    """What a field says that its integers stand for; Arrow fields say it in their metadata."""
+    if isinstance(field, ArrayField):
+        return field.logical
+    if not field.metadata:
+        return ""
+    logical = field.metadata.get(LOGICAL_KEY, b"").decode(errors="replace")
+    return logical if logical in LOGICAL else ""
+
+
+def _logical_storage(field: Field, logical: str) -> Storage | str:
+    """Unsigned integers, or the void bytes that `numpy.save` makes of ml_dtypes, looked at as what they stand for."""
+    bits = np.dtype(LOGICAL[logical])
+    if isinstance(field, ArrayField) and field.dtype == np.dtype(f"V{bits.itemsize}"):
+        return Storage(bits, field.shape, logical=logical)
+    plain = _numpy_storage(field) if isinstance(field, ArrayField) else _arrow_storage(field.type)
+    if isinstance(plain, str) or plain.dtype != bits:
+        return f"{logical} is kept as {bits.name}"
+    return replace(plain, logical=logical)
+
+
+def _codes(type_: pa.DictionaryType) -> Storage:
+    """The indices of a dictionary column."""
+    return Storage(np.dtype(_NUMBERS[type_.index_type]))
 
 
 def describe(field: Field) -> str:
@@ -162,6 +205,8 @@ def values(column: Column, name: str) -> tuple[Array, Array | None]:
 def _native(column: Array, name: str) -> Array:
     if isinstance(column, np.ma.MaskedArray):
         raise DTypeError(f"column {name!r} is a masked array; yield a pyarrow array with nulls instead")
+    if column.dtype.kind == "V" and column.dtype.names is None:  # bits of a type that NumPy lacks
+        return column.view(f"u{column.dtype.itemsize}")
     dtype = storage(ArrayField(name, column.dtype, column.shape[1:])).dtype
     if not column.dtype.isnative:
         column = column.astype(column.dtype.newbyteorder("="))
@@ -189,6 +234,8 @@ def _bits(buffer: pa.Buffer, offset: int, rows: int) -> Array:
 
 def _flat(column: pa.Array, name: str) -> Array:
     type_ = column.type
+    if isinstance(column, pa.DictionaryArray):
+        return _flat(column.indices, name)
     if isinstance(column, pa.ExtensionArray):
         if not isinstance(type_, pa.FixedShapeTensorType):
             raise DTypeError(f"column {name!r} is {type_}: tensors hold numbers and truth values")
@@ -237,30 +284,46 @@ def _check_elements(column: pa.Array, elements: pa.Array, width: int, name: str)
 # ---- storage -> column -----------------------------------------------------------------------------------------------
 
 
-def restore(array: Array, present: Array | None, field: Field) -> Column:
+def restore(array: Array, present: Array | None, field: Field, words: pa.Array | None = None) -> Column:
     """The column of type `field` that has these storage values and nulls. Shares memory where the type allows.
 
     Args:
         array: ``(rows, ...)`` of the dtype and row shape of ``storage(field)``.
         present: bool ``(rows,)``, True where not null; None for no nulls.
         field: the type wanted.
+        words: the dictionary that `array` indexes, if the field is a dictionary column.
 
     Raises:
-        DTypeError: nulls where `field` has no place for them.
+        DTypeError: nulls where `field` has no place for them, or indices outside the dictionary.
     """
     if present is not None and present.all():
         present = None
     if isinstance(field, ArrayField):
         if present is not None:
             raise DTypeError(_no_nulls(field.name, int((~present).sum())))
-        if field.dtype.kind in "mM":
+        if field.dtype.kind in "mMV":
             array = array.view(field.dtype.newbyteorder("="))
         return array.astype(field.dtype, copy=False)
     if present is not None and not field.nullable:
         raise DTypeError(
             f"column {field.name!r} is declared without nulls and would hold {int((~present).sum())} of them"
         )
+    if words is not None:
+        return _worded(array, present, field, words)
     return _arrow(array, present, field.type)
+
+
+def _worded(array: Array, present: Array | None, field: pa.Field, words: pa.Array) -> pa.Array:
+    seen = array if present is None else array[present]
+    if len(seen) and not 0 <= int(seen.min()) <= int(seen.max()) < len(words):
+        raise DTypeError(
+            f"column {field.name!r}: the transform returned codes {seen.min()}..{seen.max()}; the dictionary has "
+            f"{len(words)} words. Give codes that are no longer such under another name"
+        )
+    if present is not None:
+        array = np.where(present, array, 0).astype(array.dtype)
+    codes = _arrow(array, present, field.type.index_type)
+    return pa.DictionaryArray.from_arrays(codes, words, ordered=field.type.ordered)
 
 
 def _no_nulls(name: str, count: int) -> str:
@@ -302,15 +365,16 @@ def arrow_field(field: Field, tensor: TensorType = "fixed_shape_tensor") -> pa.F
     if not isinstance(field, ArrayField):
         return field
     value = _arrow_value(field)
+    metadata = {LOGICAL_KEY: field.logical.encode()} if field.logical else None
     if not field.shape:
-        return pa.field(field.name, value)
+        return pa.field(field.name, value, metadata=metadata)
     if math.prod(field.shape) == 0:
         raise DTypeError(f"column {field.name!r} has rows of shape {field.shape}, which hold no values; drop it")
     if tensor == "fixed_shape_tensor":
-        return pa.field(field.name, pa.fixed_shape_tensor(value, field.shape))
+        return pa.field(field.name, pa.fixed_shape_tensor(value, field.shape), metadata=metadata)
     for width in reversed(field.shape):
         value = pa.list_(value, width)
-    return pa.field(field.name, value)
+    return pa.field(field.name, value, metadata=metadata)
 
 
 def _arrow_value(field: ArrayField) -> pa.DataType:
@@ -354,7 +418,7 @@ def array_field(field: Field) -> ArrayField:
             f"column {field.name!r} is {field.type}, which a NumPy file cannot hold without loss. Leave it out with "
             "carry=none (or a list of the columns to carry), or write Parquet (sink=parquet)"
         )
-    return ArrayField(field.name, datetime or found.dtype, found.shape)
+    return ArrayField(field.name, datetime or found.dtype, found.shape, declared(field))
 
 
 def to_array(column: Column, name: str) -> Array:
@@ -379,10 +443,13 @@ def take(column: Column, index: Array) -> Column:
     """The rows at int64 `index`, in that order."""
     if isinstance(column, np.ndarray):
         return column[index]
-    plain = _TAKEN_AS.get(column.type)
-    if plain is not None:
-        return column.cast(plain).take(pa.array(index)).cast(column.type)
-    return column.take(pa.array(index))
+    try:
+        return column.take(pa.array(index))
+    except pa.ArrowNotImplementedError:  # views and run-end encoded arrays, also inside others
+        starts = np.flatnonzero(np.diff(index, prepend=index[:1] - 2) != 1)
+        lengths = np.diff(starts, append=len(index))
+        runs = [column.slice(int(index[start]), int(n)) for start, n in zip(starts, lengths, strict=True)]
+        return pa.concat_arrays(runs) if runs else column.slice(0, 0)
 
 
 def concat(pieces: list[Column]) -> Column:

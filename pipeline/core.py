@@ -42,9 +42,11 @@ class ArrayField:
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...] = ()
+    logical: str = ""
+    """What unsigned integers stand for where NumPy has no such type, such as bfloat16."""
 
     def __str__(self) -> str:
-        return f"{self.dtype.name}{list(self.shape) if self.shape else ''}"
+        return f"{self.logical or self.dtype.name}{list(self.shape) if self.shape else ''}"
 
 
 Field: TypeAlias = Union[ArrayField, "pa.Field"]

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -48,8 +49,9 @@ def find(path: str, suffixes: tuple[str, ...], key: str = "source.path") -> list
     elif root.exists() or not _GLOB & set(path):
         found = [root]
     else:
-        found = [Path(p) for p in glob.glob(path, recursive=True) if not _hidden(Path(p).name)]  # noqa: PTH207
-        found = [p for p in found if not p.is_dir()]
+        given = sum(1 for _ in takewhile(lambda part: not _GLOB & set(part), root.parts))
+        found = [Path(p) for p in glob.glob(path, recursive=True)]  # noqa: PTH207
+        found = [p for p in found if not p.is_dir() and not any(map(_hidden, p.parts[given:]))]
     if not found:
         raise InputError(f"{key}: no {' or '.join(suffixes)} file in {path!r}; give a file, a folder or a glob")
     for file in found:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -14,13 +13,13 @@ import pyarrow.compute as pc
 from pipeline.errors import ConfigError
 
 _COMPARE = {
-    "==": operator.eq,
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
+    "==": pc.equal,
+    "=": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
 }
 _LISTS = ("in", "not in")
 _NULLS = ("is", "is not")
@@ -41,15 +40,15 @@ class Term:
     def __str__(self) -> str:
         return f"[{self.column}, {self.op}, {self.value}]"
 
-    def expression(self, type_: pa.DataType) -> pc.Expression:
-        """The comparison with a column of this type, the constant brought to that type."""
-        column = pc.field(self.column)
+    def mask(self, column: pa.Array) -> pa.BooleanArray:
+        """True for the rows that pass."""
         if self.op in _NULLS:
             return column.is_null() if self.op == "is" else column.is_valid()
         if self.op in _LISTS:
-            found = column.isin([_constant(value, type_) for value in self.value])
-            return found & column.is_valid() if self.op == "in" else ~found & column.is_valid()
-        return _COMPARE[self.op](column, _constant(self.value, type_))
+            values = [_constant(value, column.type) for value in self.value]
+            found = pc.is_in(column, value_set=pa.array(values))
+            return found if self.op == "in" else pc.and_(pc.invert(found), column.is_valid())
+        return _COMPARE[self.op](column, _constant(self.value, column.type))
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,40 @@ class Filter:
         """Whether no row passes."""
         return not self.clauses
 
-    def expression(self, schema: pa.Schema) -> pc.Expression:
-        """For Arrow to run on a table of this schema.
+    @property
+    def columns(self) -> list[str]:
+        """The columns that must be known."""
+        return list(dict.fromkeys(term.column for clause in self.clauses for term in clause))
+
+    def check(self, schema: pa.Schema) -> None:
+        """Try every comparison on no rows.
 
         Raises:
             ConfigError: a column is not there, or cannot be compared with the constant.
         """
-        clauses = [reduce(operator.and_, [_checked(term, schema) for term in clause]) for clause in self.clauses]
-        return reduce(operator.or_, clauses)
+        for term in (term for clause in self.clauses for term in clause):
+            if term.column not in schema.names:
+                names = ", ".join(map(repr, schema.names))
+                raise ConfigError(f"source.filter: no column {term.column!r}; there are {names}")
+            type_ = schema.field(term.column).type
+            try:
+                term.mask(pa.nulls(0, type_))
+            except (pa.ArrowException, TypeError, ValueError) as e:
+                raise ConfigError(f"source.filter: {term} does not fit the column, which is {type_}: {e}") from e
 
-    def rest(self, known: pa.Table) -> Filter:
-        """What is left to ask of rows in which the columns of `known`, a table of one row, have its values."""
+    def mask(self, batch: pa.RecordBatch) -> pa.BooleanArray:
+        """True for the rows that pass; null or False for the others. There must be a clause, and no empty one."""
+        clauses = [
+            reduce(pc.and_kleene, [term.mask(batch.column(term.column)) for term in clause]) for clause in self.clauses
+        ]
+        return reduce(pc.or_kleene, clauses)
+
+    def rest(self, known: pa.RecordBatch) -> Filter:
+        """What is left to ask of rows in which the columns of `known`, one row, have its values."""
         left = []
         for clause in self.clauses:
-            settled = [term for term in clause if term.column in known.column_names]
-            if all(known.filter(_checked(term, known.schema)).num_rows for term in settled):
+            settled = [term for term in clause if term.column in known.schema.names]
+            if all(term.mask(known.column(term.column))[0].as_py() for term in settled):
                 left.append(tuple(term for term in clause if term not in settled))
         return Filter(tuple(left))
 
@@ -119,23 +137,6 @@ def _term(part: object, key: str) -> Term:
     if op in _LISTS and (not isinstance(value, Sequence) or isinstance(value, str) or None in value):
         raise ConfigError(f"{key}: {op!r} takes a list of values without null; got {part!r}")
     return Term(column, op, tuple(value) if op in _LISTS else value)
-
-
-def _checked(term: Term, schema: pa.Schema) -> pc.Expression:
-    """The expression of a term, tried on a table without rows."""
-    if term.column not in schema.names:
-        raise ConfigError(f"source.filter: no column {term.column!r}; there are {_join(schema.names)}")
-    type_ = schema.field(term.column).type
-    try:
-        expression = term.expression(type_)
-        pa.schema([schema.field(term.column)]).empty_table().filter(expression)
-    except (pa.ArrowException, TypeError, ValueError) as e:
-        raise ConfigError(f"source.filter: {term} does not fit column {term.column!r}, which is {type_}: {e}") from e
-    return expression
-
-
-def _join(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
 
 
 def _constant(value: Any, type_: pa.DataType) -> pa.Scalar:

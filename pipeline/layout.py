@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pipeline import columns
 from pipeline.columns import Storage
 from pipeline.core import Array, ArrayField, Arrays, Column, Columns, Field, Schema
 from pipeline.errors import ConfigError, DTypeError, TransformError
+from pipeline.policy import Conversion, Policy, cast
 
 VALID = "\0valid:"
 """Prefix of the arrays that hold the validity of a column on its way to the device and back."""
@@ -23,19 +25,52 @@ ROWS = "\0rows"
 """Name of the array that says which input rows the output rows come from."""
 
 Selection = Sequence[str] | Mapping[str, Sequence[str]] | None
-Fill = float | Mapping[str, float]
 
 _BLOCK = 65536
+"""Rows that are interleaved at a time: a block of 8 float32 columns (2 MiB) stays in the cache."""
+
+
+class Kind(NamedTuple):
+    """What a tensor column holds: dtype on the host, shape of one row, and what unsigned integers stand for."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+    logical: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.logical or self.dtype.name}{list(self.shape) if self.shape else ''}"
 
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one tensor column: the table's column or columns behind it, and how it lies in memory."""
+    """The way of one tensor column.
+
+    Attributes:
+        fields: the table's column or columns behind it.
+        storage: how they lie in memory as they are stored.
+        dtype: of the tensor; another than the storage's if a cast is declared.
+    """
 
     name: str
     fields: tuple[Field, ...]
     storage: Storage
+    dtype: np.dtype[Any]
     stacked: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What the transform sees."""
+        return Kind(self.dtype, self.storage.shape, self.storage.logical)
+
+    @property
+    def copy(self) -> str:
+        """Why values are copied on the way in, or "" if memory is shared."""
+        return self.storage.copy or (f"cast from {self.storage.dtype}" if self.dtype != self.storage.dtype else "")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of the tensor."""
+        return self.dtype.itemsize * math.prod(self.storage.shape)
 
 
 @dataclass(frozen=True)
@@ -46,129 +81,139 @@ class Exit:
         name: name in the output.
         tensor: the tensor column that holds it, or None if it is carried.
         position: its place along the last axis of a stacked tensor column, or None for the whole.
+        stored: dtype to cast back to, if a cast was declared on the way in.
+        words: the dictionary column whose words the values index, or None.
     """
 
     name: str
     tensor: str | None = None
     position: int | None = None
+    stored: np.dtype[Any] | None = None
+    words: str | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The way in: tensor columns, carried columns, and what happens to nulls.
+    """The way in: tensor columns, carried columns, and what may happen to values.
 
     Attributes:
-        nulls: ``error``, ``mask`` (values and validity travel apart) or ``fill``.
-        fill: value for nulls under ``fill``: a number, or a number per column.
         copy: every tensor column gets memory of its own, because the transform writes in place.
     """
 
     schema: Schema
     routes: tuple[Route, ...]
     carried: tuple[str, ...]
-    nulls: str = "mask"
-    fill: Fill = 0.0
+    conversion: Conversion = field(default_factory=Conversion)
     copy: bool = False
-
-    @property
-    def tensors(self) -> dict[str, Route]:
-        """Routes by name."""
-        return {route.name: route for route in self.routes}
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of all tensor columns."""
-        return sum(route.storage.row_bytes for route in self.routes)
+        return sum(route.row_bytes for route in self.routes)
+
+    @property
+    def worded(self) -> tuple[str, ...]:
+        """Dictionary columns whose indices the transform sees; their words stay on the host."""
+        return tuple(f.name for route in self.routes for f in route.fields if _is_dictionary(f))
 
     def empty(self) -> Arrays:
         """Tensor columns of 0 rows."""
-        return {r.name: np.empty((0, *r.storage.shape), r.storage.dtype) for r in self.routes}
+        return {route.name: np.empty((0, *route.storage.shape), route.dtype) for route in self.routes}
 
     def enter(self, chunk: Columns) -> Arrays:
         """Arrays of the tensor columns, with the validity of those that hold nulls under ``VALID + name``."""
         arrays: Arrays = {}
         for route in self.routes:
             if route.stacked:
-                arrays[route.name] = _stack([self._plain(chunk[f.name], f.name, route) for f in route.fields])
+                parts = [self._plain(chunk[f.name], f.name, route) for f in route.fields]
+                arrays[route.name] = _stack(parts) if self.conversion.layout == "columnar" else _interleave(parts)
                 continue
             name = route.fields[0].name
-            array, valid = columns.values(chunk[name], name)
-            if valid is not None:
-                array, valid = self._null(array, valid, name)
-            if self.copy:
+            array, valid = self._values(chunk[name], name, route)
+            if self.copy and not route.copy:
                 array = np.array(array, order="C", copy=True)
             arrays[route.name] = array
             if valid is not None:
                 arrays[VALID + route.name] = valid
         return arrays
 
+    def _values(self, column: Column, name: str, route: Route) -> tuple[Array, Array | None]:
+        array, valid = columns.values(column, name)
+        policy = self.conversion.of(name)
+        if valid is not None:
+            array, valid = _null(array, valid, name, policy)
+        if array.dtype == route.dtype:
+            return array, valid
+        made, wrong = cast(array, route.dtype, policy.cast_check, valid)
+        if wrong:
+            raise DTypeError(f"column {name!r}: {wrong}. Choose another conversion.dtype, or conversion.cast_check")
+        return made, valid
+
     def _plain(self, column: Column, name: str, route: Route) -> Array:
         """Values of a column that must not hold nulls, because it becomes part of a matrix."""
-        array, valid = columns.values(column, name)
-        if valid is None:
-            return array
-        if self.nulls == "fill":
-            return self._null(array, valid, name)[0]
-        raise DTypeError(
-            f"column {name!r}, stacked into {route.name!r}, has {int((~valid).sum())} nulls, for which a matrix has no "
-            "place. Set conversion.nulls=fill, or select the column unstacked"
-        )
-
-    def _null(self, array: Array, valid: Array, name: str) -> tuple[Array, Array | None]:
-        if self.nulls == "mask":
-            return array, valid
-        if self.nulls == "fill":
-            return _filled(array, valid, name, self.fill), None
-        first = int(np.flatnonzero(~valid)[0])
-        raise DTypeError(
-            f"column {name!r} has {int((~valid).sum())} nulls (first in row {first} of this batch) and the "
-            "transform does not take validity masks. conversion.nulls=mask keeps them null if the transform works "
-            "column by column (values under nulls are unspecified), conversion.nulls=fill puts conversion.fill_value "
-            "in their place"
-        )
+        if (count := columns.nulls(column)) and self.conversion.of(name).nulls != "fill":
+            raise DTypeError(
+                f"column {name!r}, stacked into {route.name!r}, has {count} nulls, for which a matrix has no place. "
+                "Set conversion.nulls=fill, or select the column unstacked"
+            )
+        return self._values(column, name, route)[0]
 
     def exits(
-        self, tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], like: Mapping[str, str], *, unstack: bool
+        self, tensors: Mapping[str, Kind], like: Mapping[str, str], *, unstack: bool
     ) -> tuple[Schema, tuple[Exit, ...]]:
         """Schema of the output and where its columns come from.
 
-        A column that keeps its dtype and row shape keeps its stored type and metadata. Order: as in the input, new
-        columns last.
+        A column that keeps its kind keeps its stored type and metadata. Order: as in the input, new columns last.
 
         Args:
-            tensors: dtype and row shape of the transform's output columns.
+            tensors: the transform's output columns.
             like: names of output columns that are input columns under another name.
             unstack: take stacked columns apart again where their shape allows.
         """
-        origin = {name: like.get(name, name) for name in tensors}
-        fields: list[Field] = []
-        exits: list[Exit] = []
-        placed: set[str] = set()
+        left: list[tuple[Field, Exit]] = []
+        rest = dict(tensors)
         first = {route.fields[0].name: route for route in self.routes}
-        for field in self.schema.fields:
-            if field.name in self.carried:
-                fields.append(field)
-                exits.append(Exit(field.name))
-            for name in [n for n in tensors if field.name in first and origin[n] == first[field.name].name]:
-                placed.add(name)
-                _leave(fields, exits, name, first[field.name], *tensors[name], unstack=unstack)
-        for name in [n for n in tensors if n not in placed]:
-            fields.append(ArrayField(name, *tensors[name]))
-            exits.append(Exit(name, name))
-        names = [e.name for e in exits]
+        for f in self.schema.fields:
+            if f.name in self.carried:
+                left.append((f, Exit(f.name)))
+            if f.name in first:
+                route = first[f.name]
+                for name in [n for n in rest if like.get(n, n) == route.name]:
+                    left += self._leave(name, route, rest.pop(name), unstack=unstack)
+        left += [(ArrayField(name, *kind), Exit(name, name)) for name, kind in rest.items()]
+        names = [exit_.name for _, exit_ in left]
         for name in {n for n in names if names.count(n) > 1}:
             raise TransformError(
                 f"the output would have two columns {name!r}. Give the transform's column another name, or leave the "
                 "carried one out (carry=[...])"
             )
-        return Schema(tuple(fields), self.schema.metadata), tuple(exits)
+        return Schema(tuple(f for f, _ in left), self.schema.metadata), tuple(exit_ for _, exit_ in left)
+
+    def _leave(self, name: str, route: Route, kind: Kind, *, unstack: bool) -> list[tuple[Field, Exit]]:
+        """What becomes of a tensor column that holds values of `route`."""
+        back = route.storage.dtype if kind.dtype == route.dtype != route.storage.dtype else None
+        stored = kind if back is None else kind._replace(dtype=back)
+        if route.stacked:
+            if not (unstack and name == route.name and kind.shape == route.storage.shape):
+                return [(ArrayField(name, *kind), Exit(name, name))]
+            one = stored._replace(shape=())
+            return [
+                (_retyped(f, f.name, one, Policy()), Exit(f.name, name, i, back)) for i, f in enumerate(route.fields)
+            ]
+        source = route.fields[0]
+        if not _is_dictionary(source):
+            made = _retyped(source, name, stored, self.conversion.of(source.name))
+            return [(made, Exit(name, name, None, back))]
+        if kind == route.kind:
+            return [(source.with_name(name), Exit(name, name, None, back, source.name))]
+        return [(ArrayField(name, *kind), Exit(name, name))]
 
 
 # ---- choosing --------------------------------------------------------------------------------------------------------
 
 
 def layout(
-    schema: Schema, select: Selection, carry: str | Sequence[str], nulls: str = "mask", fill: Fill = 0.0
+    schema: Schema, select: Selection, carry: str | Sequence[str], conversion: Conversion | None = None
 ) -> Layout:
     """Decide the way of every column.
 
@@ -177,50 +222,77 @@ def layout(
         select: tensor columns: None = every column of numbers or truth values; names and globs (a glob matches only
             columns that tensors can hold, a name must); or a mapping of a new name to the columns stacked under it.
         carry: which of the others travel along: ``all``, ``none``, or names and globs.
-        nulls: ``error``, ``mask`` or ``fill``.
-        fill: see `Layout`.
+        conversion: what may happen to values.
 
     Raises:
         ConfigError: a name that matches nothing.
         DTypeError: a column named that tensors cannot hold, or columns of different types stacked.
     """
+    conversion = conversion or Conversion()
     if isinstance(select, Mapping):
-        routes = tuple(_stacked(schema, name, names) for name, names in select.items())
+        routes = [route for name, names in select.items() for route in _stacked(schema, name, names, conversion)]
+    elif select is None:
+        routes = [_route(f, conversion.of(f.name)) for f in schema.fields if _is_number(f, conversion)]
     else:
-        names = None if select is None else _match(schema, select, "columns")
-        chosen = [f for f in schema.fields if (_is_number(f) if names is None else f.name in names)]
-        routes = tuple(Route(f.name, (f,), columns.storage(f)) for f in chosen)
+        names = _match(schema, select, "columns", conversion)
+        routes = [_route(f, conversion.of(f.name)) for f in schema.fields if f.name in names and _wanted(f, conversion)]
     used = [f.name for route in routes for f in route.fields]
     for name in {n for n in used if used.count(n) > 1}:
         raise ConfigError(f"columns: {name!r} is stacked twice")
-    rest = [name for name in schema.names if name not in used]
-    if carry == "all":
-        carried = tuple(rest)
-    elif carry == "none":
-        carried = ()
-    else:
-        wanted = _match(schema, [carry] if isinstance(carry, str) else carry, "carry")
-        carried = tuple(name for name in rest if name in wanted)
+    carried = _carried(schema, used, [] if select is None else list(select), carry, conversion)
     for route in routes:
         if route.stacked and route.name in carried:
             raise ConfigError(f"columns: {route.name!r} is the name of a carried column; give the stack another name")
-    return Layout(schema, routes, carried, nulls, fill)
+    return Layout(schema, tuple(routes), carried, conversion)
 
 
-def _is_number(field: Field) -> bool:
+def _route(f: Field, policy: Policy) -> Route:
+    stored = columns.storage(f, policy)
+    return Route(f.name, (f,), stored, stored.dtype if stored.logical else policy.tensor_dtype(stored.dtype, f.name))
+
+
+def _wanted(f: Field, conversion: Conversion) -> bool:
+    """Whether a column chosen by name becomes a tensor; one that cannot may be passed through or dropped."""
+    return conversion.of(f.name).unsupported == "error" or _fits(f, conversion)
+
+
+def _fits(f: Field, conversion: Conversion) -> bool:
     try:
-        return columns.storage(field).number
+        columns.storage(f, conversion.of(f.name))
     except DTypeError:
         return False
+    return True
 
 
-def _match(schema: Schema, patterns: Sequence[str], key: str) -> set[str]:
+def _is_number(f: Field, conversion: Conversion) -> bool:
+    return _fits(f, conversion) and columns.storage(f, conversion.of(f.name)).number
+
+
+def _is_dictionary(f: Field) -> bool:
+    return not isinstance(f, ArrayField) and pa.types.is_dictionary(f.type)
+
+
+def _carried(
+    schema: Schema, used: Sequence[str], chosen: Sequence[str], carry: str | Sequence[str], conversion: Conversion
+) -> tuple[str, ...]:
+    rest = [name for name in schema.names if name not in used]
+    rest = [name for name in rest if not (name in chosen and conversion.of(name).unsupported == "drop")]
+    if carry == "all":
+        return tuple(rest)
+    if carry == "none":
+        return ()
+    wanted = _match(schema, [carry] if isinstance(carry, str) else carry, "carry", conversion)
+    return tuple(name for name in rest if name in wanted)
+
+
+def _match(schema: Schema, patterns: Sequence[str], key: str, conversion: Conversion) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
         if pattern in schema:
             found.add(pattern)
             continue
-        hits = [f.name for f in schema.fields if fnmatchcase(f.name, pattern) and (key == "carry" or _is_number(f))]
+        some = [f for f in schema.fields if fnmatchcase(f.name, pattern)]
+        hits = [f.name for f in some if key == "carry" or _is_number(f, conversion)]
         if not hits:
             near = difflib.get_close_matches(pattern, schema.names, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(schema.names)}"
@@ -229,30 +301,33 @@ def _match(schema: Schema, patterns: Sequence[str], key: str) -> set[str]:
     return found
 
 
-def _stacked(schema: Schema, name: str, patterns: str | Sequence[str]) -> Route:
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+def _stacked(schema: Schema, name: str, patterns: str | Sequence[str], conversion: Conversion) -> list[Route]:
+    """The matrix of the columns under a name, or one for each of their dtypes."""
     names: list[str] = []
-    for pattern in patterns:  # the order of the list is the order of the features
-        hits = _match(schema, [pattern], f"columns.{name}")
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:  # their order is the order of the features
+        hits = _match(schema, [pattern], f"columns.{name}", conversion)
         names += [n for n in schema.names if n in hits and n not in names]
-    fields = tuple(schema[n] for n in names)
-    if not fields:
+    if not names:
         raise ConfigError(f"columns.{name} is empty; list the columns to stack")
-    kinds = {f.name: columns.storage(f) for f in fields}
-    one = kinds[names[0]]
-    for column, kind in kinds.items():
-        if kind.shape:
-            raise DTypeError(
-                f"columns.{name}: {column!r} has rows of shape {kind.shape}; only plain columns are stacked"
-            )
-        if kind.dtype != one.dtype:
-            raise DTypeError(
-                f"columns.{name}: {column!r} is {kind.dtype}, {names[0]!r} is {one.dtype}; columns of one type are "
-                "stacked, never promoted"
-            )
-    return Route(
-        name, fields, Storage(one.dtype, (len(fields),), "columns copied into one matrix", one.number), stacked=True
-    )
+    groups: dict[np.dtype[Any], list[Route]] = {}
+    for route in [_route(schema[n], conversion.of(n)) for n in names]:
+        if route.storage.shape or route.storage.logical:
+            raise DTypeError(f"columns.{name}: {route.name!r} is {route.kind}; only plain columns are stacked")
+        groups.setdefault(route.dtype, []).append(route)
+    if len(groups) > 1 and conversion.mixed_dtypes == "error":
+        one, other = [group[0] for group in groups.values()][:2]
+        raise DTypeError(
+            f"columns.{name}: {other.name!r} is {other.dtype}, {one.name!r} is {one.dtype}; columns of one type are "
+            "stacked, never promoted. conversion.mixed_dtypes=group makes a matrix of each type"
+        )
+    return [_matrix(name if len(groups) == 1 else f"{name}.{dtype}", group) for dtype, group in groups.items()]
+
+
+def _matrix(name: str, group: Sequence[Route]) -> Route:
+    kinds = {route.storage.dtype for route in group}
+    stored = next(iter(kinds)) if len(kinds) == 1 else group[0].dtype
+    made = Storage(stored, (len(group),), "columns copied into one matrix", group[0].storage.number)
+    return Route(name, tuple(route.fields[0] for route in group), made, group[0].dtype, stacked=True)
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
@@ -266,8 +341,29 @@ def _stack(arrays: list[Array]) -> Array:
     return matrix.T
 
 
-def _filled(array: Array, valid: Array, name: str, fill: Fill) -> Array:
-    value = fill.get(name, 0) if isinstance(fill, Mapping) else fill
+def _interleave(arrays: list[Array]) -> Array:
+    """``(rows, F)`` row by row, in blocks that stay in the cache."""
+    matrix = np.empty((len(arrays[0]), len(arrays)), arrays[0].dtype)
+    for start in range(0, len(matrix), _BLOCK):
+        stop = start + _BLOCK
+        np.stack([array[start:stop] for array in arrays], axis=1, out=matrix[start:stop])
+    return matrix
+
+
+def _null(array: Array, valid: Array, name: str, policy: Policy) -> tuple[Array, Array | None]:
+    if policy.nulls in ("mask", "auto"):
+        return array, valid
+    if policy.nulls == "fill":
+        return _filled(array, valid, name, policy.fill_value), None
+    first = int(np.flatnonzero(~valid)[0])
+    raise DTypeError(
+        f"column {name!r} has {int((~valid).sum())} nulls (first in row {first} of this batch) and the transform does "
+        "not take validity masks. conversion.nulls=mask keeps them null if the transform works column by column "
+        "(values under nulls are unspecified), conversion.nulls=fill puts conversion.fill_value in their place"
+    )
+
+
+def _filled(array: Array, valid: Array, name: str, value: float) -> Array:
     with np.errstate(all="ignore"):
         exact = np.asarray(value).astype(array.dtype)
     if not np.array_equal(exact, np.asarray(value), equal_nan=array.dtype.kind in "fc"):
@@ -277,40 +373,25 @@ def _filled(array: Array, valid: Array, name: str, fill: Fill) -> Array:
     return array
 
 
-def _leave(
-    fields: list[Field],
-    exits: list[Exit],
-    name: str,
-    route: Route,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    *,
-    unstack: bool,
-) -> None:
-    if route.stacked and unstack and name == route.name and shape == route.storage.shape:
-        for i, field in enumerate(route.fields):
-            fields.append(_retyped(field, field.name, dtype, ()))
-            exits.append(Exit(field.name, name, i))
-        return
-    stacked = ArrayField(name, dtype, shape)
-    fields.append(stacked if route.stacked else _retyped(route.fields[0], name, dtype, shape))
-    exits.append(Exit(name, name))
-
-
-def _retyped(field: Field, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Field:
-    """`field` under a name, with as much of its type as the new dtype and row shape allow."""
-    kept = columns.storage(field)
-    if isinstance(field, ArrayField):
-        return ArrayField(name, field.dtype if dtype == kept.dtype else dtype, shape)
-    if (dtype, shape) == (kept.dtype, kept.shape):
-        return field.with_name(name)
+def _retyped(f: Field, name: str, kind: Kind, policy: Policy) -> Field:
+    """`f` under a name, with as much of its type as the new kind allows."""
+    kept = columns.storage(f, policy)
+    same = kind == (kept.dtype, kept.shape, kept.logical)
+    if isinstance(f, ArrayField):
+        dtype = f.dtype if (kind.dtype, kind.logical) == (kept.dtype, kept.logical) else kind.dtype
+        return ArrayField(name, dtype.newbyteorder("=") if policy.byteorder == "native" else dtype, *kind[1:])
+    if same:
+        return f.with_name(name)
+    fresh = ArrayField(name, *kind)
     try:
-        value = columns.arrow_field(ArrayField(name, dtype)).type
+        value = columns.arrow_field(ArrayField(name, kind.dtype)).type
     except DTypeError:  # Arrow has no such type, but the sink may
-        return ArrayField(name, dtype, shape)
-    if shape == kept.shape:
-        return pa.field(name, _revalued(field.type, value), field.nullable, field.metadata)
-    return ArrayField(name, dtype, shape) if shape else pa.field(name, value, field.nullable, field.metadata)
+        return fresh
+    if kind.logical or kept.logical:
+        return fresh
+    if kind.shape == kept.shape:
+        return pa.field(name, _revalued(f.type, value), f.nullable, f.metadata)
+    return fresh if kind.shape else pa.field(name, value, f.nullable, f.metadata)
 
 
 def _revalued(type_: pa.DataType, value: pa.DataType) -> pa.DataType:

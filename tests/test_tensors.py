@@ -132,7 +132,7 @@ def test_swapping_bytes_keeps_signalling_nans() -> None:
     assert to_array(swapped, "x").view(np.uint32).tolist() == bits.tolist()
 
 
-@pytest.mark.parametrize("layout", {**SHARED, **COPIED})
+@pytest.mark.parametrize("layout", [*SHARED, *COPIED])
 def test_without_share_the_memory_is_new(layout: str) -> None:
     """Writing to the tensor leaves the array as it was."""
     array = {**SHARED, **COPIED}[layout]
@@ -193,7 +193,7 @@ def test_a_shared_tensor_keeps_the_memory_alive() -> None:
     tensor = to_tensor(array, "x", share=True)
     del array
     np.full(1 << 20, 9, np.int64)
-    assert tensor.unique().tolist() == [7]
+    assert tensor.unique().tolist() == [7]  # type: ignore[no-untyped-call]
 
 
 def test_the_array_stays_write_protected() -> None:

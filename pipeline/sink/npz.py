@@ -30,7 +30,7 @@ class Npz:
 
     Args:
         path: ``name.npz`` for one file, else a folder with one part for each task.
-        compressed: deflate the members: smaller, and some ten times slower to write.
+        compressed: deflate the members: smaller, and several times slower to write.
         durability: ``rename`` leaves out the fsyncs: safe against a killed process, not against power loss.
     """
 

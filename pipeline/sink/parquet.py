@@ -352,7 +352,7 @@ class ParquetWriter:
             if len(self._files) == self._limit:
                 raise DataError(
                     f"sink.partition_by={list(self._keys)} makes more than {self._limit} folders in one task. "
-                    "Partition by columns of fewer values, or raise sink.max_open_partitions: each open folder takes memory"
+                    "Partition by columns of fewer values, or raise sink.max_open_partitions: each folder takes memory"
                 )
             self._files[folder] = self._start(folder)
         return self._files[folder]
@@ -387,8 +387,8 @@ def _joined(pieces: list[pa.Array], field: pa.Field) -> pa.Array:
         return _observed(whole)
     if any(not whole.dictionary.slice(0, len(p.dictionary)).equals(p.dictionary) for p in pieces):
         raise DTypeError(
-            f"column {field.name!r} is an ordered dictionary, but its values come in more than one order. Cast it to string "
-            "before, or leave it out with carry"
+            f"column {field.name!r} is an ordered dictionary, but its values come in more than one order. Cast it to "
+            "string before, or leave it out with carry"
         )
     return whole
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.lib import format as npy
+from numpy.lib import format as numpy_format
 
 from pipeline import files
 from pipeline.core import ArrayField, Field
@@ -199,7 +199,7 @@ def read_header(stream: Readable) -> Header:
         Exception: of many classes; see `reading`. ValueError for what no source can read.
     """
     head = io.BytesIO(stream.read(_HEADER_BYTES))
-    version = npy.read_magic(head)
+    version = numpy_format.read_magic(head)
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError(f"version {version} of the .npy format is not known; 1.0, 2.0 and 3.0 are")
     length = int.from_bytes(head.read(2 if version == (1, 0) else 4), "little")
@@ -208,7 +208,7 @@ def read_header(stream: Readable) -> Header:
         raise ValueError(f"its header should have {length} bytes; found {len(raw)} (at most {_HEADER_BYTES} are read)")
     text = _SHAPE.sub(lambda shape: shape[0].replace("L", ""), raw.decode("utf-8" if version == (3, 0) else "latin1"))
     plain = text.encode("ascii", "backslashreplace")  # NumPy has public readers for versions 1 and 2 only
-    shape, fortran, dtype = npy.read_array_header_2_0(io.BytesIO(struct.pack("<I", len(plain)) + plain))
+    shape, fortran, dtype = numpy_format.read_array_header_2_0(io.BytesIO(struct.pack("<I", len(plain)) + plain))
     _check_header(shape, dtype)
     return Header(dtype, shape, fortran, head.tell())
 

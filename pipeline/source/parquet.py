@@ -95,8 +95,7 @@ class Parquet:
             if name not in table.names:
                 raise ConfigError(f"source.columns: no column {name!r}; there are {', '.join(map(repr, table.names))}")
         asked = filters.parse(self.filter)
-        if not asked.always:
-            asked.expression(table)
+        asked.check(table)
         splits: list[Split] = []
         for footer in footers:
             left = asked.rest(_known(table, footer.keys))
@@ -140,54 +139,46 @@ class Parquet:
     # ---- reading
 
     def read(self, split: Split) -> Iterator[Columns]:
-        """The rows in the order of the file. Without a filter they are counted against its footer."""
+        """The rows in the order of the file. What was decoded is counted against the footer."""
         table = self._survey[0]
         fields = [table.field(name) for name in self.columns or table.names]
         known = _known(table, split.extra)
         left = filters.parse(self.filter).rest(known)
-        names = [f.name for f in fields if f.name not in known.column_names]
+        names = [f.name for f in fields if f.name not in known.schema.names]
         with reading(split.path, split.version, f"row_groups={split.start}-{split.stop}"):
-            batches = self._batches(split, names) if left.always else self._filtered(split, names, left)
             some = False
-            for batch in batches if split.start < split.stop else ():
-                batch.validate()
+            for batch in self._batches(split, names, left) if split.start < split.stop else ():
                 yield {f.name: _column(f, batch, known) for f in fields}
                 some = True
         if not some:
             yield {f.name: pa.nulls(0, f.type) for f in fields}
 
-    def _batches(self, split: Split, names: list[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, split: Split, names: list[str], left: Filter) -> Iterator[pa.RecordBatch]:
         with self._open(split.path) as parquet:
-            groups = list(range(split.start, split.stop))
-            size, expected = self._batch_rows(parquet.metadata, groups)
-            found = 0
-            for batch in parquet.iter_batches(size, groups, columns=names, use_threads=self.threads):
-                found += batch.num_rows
-                yield batch
-            if found != expected:
-                raise ValueError(f"its footer says {expected} rows; {found} were found")
+            groups = range(split.start, split.stop)
+            if left.always:
+                yield from self._scan(parquet, groups, names)
+                return
+            # pyarrow.dataset would use the statistics in the footer, and hangs or aborts where those are damaged. So a
+            # row group is looked through by the columns of the filter alone, up to the first row that passes.
+            for group in groups:
+                asked = self._scan(parquet, [group], left.columns)
+                if any(left.mask(batch).true_count for batch in asked):
+                    for batch in self._scan(parquet, [group], list(dict.fromkeys([*names, *left.columns]))):
+                        yield batch.filter(left.mask(batch))
 
-    def _filtered(self, split: Split, names: list[str], left: Filter) -> Iterator[pa.RecordBatch]:
-        import pyarrow.dataset as ds
+    def _scan(self, parquet: pq.ParquetFile, groups: Sequence[int], names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Row groups, decoded; their rows are counted against the footer."""
+        size, expected = self._batch_rows(parquet.metadata, groups)
+        found = 0
+        for batch in parquet.iter_batches(size, groups, columns=names, use_threads=self.threads):
+            batch.validate()
+            found += batch.num_rows
+            yield batch
+        if found != expected:
+            raise ValueError(f"its footer says {expected} rows; {found} were found")
 
-        options = ds.ParquetFragmentScanOptions(
-            pre_buffer=False,
-            use_buffered_stream=True,
-            buffer_size=_BUFFER_BYTES,
-            page_checksum_verification=self.page_checksum,
-        )
-        groups = list(range(split.start, split.stop))
-        form = ds.ParquetFileFormat(default_fragment_scan_options=options)
-        fragment = form.make_fragment(split.path, filesystem=LocalFileSystem(), row_groups=groups)
-        scanner = fragment.scanner(
-            columns={name: ds.field(name) for name in names} or [],
-            filter=left.expression(fragment.physical_schema),
-            batch_size=self._batch_rows(fragment.metadata, groups)[0],
-            use_threads=self.threads,
-        )
-        yield from scanner.to_batches()
-
-    def _batch_rows(self, metadata: pq.FileMetaData, groups: list[int]) -> tuple[int, int]:
+    def _batch_rows(self, metadata: pq.FileMetaData, groups: Sequence[int]) -> tuple[int, int]:
         """Rows to decode at once, and all rows of the row groups."""
         rows = sum(metadata.row_group(i).num_rows for i in groups)
         size = sum(metadata.row_group(i).total_byte_size for i in groups)
@@ -276,7 +267,7 @@ def _guess(values: set[str | None]) -> pa.DataType:
     return pa.int64() if values and whole else pa.string()
 
 
-def _known(table: pa.Schema, keys: Keys) -> pa.Table:
+def _known(table: pa.Schema, keys: Keys) -> pa.RecordBatch:
     """The partition columns of a file: one row."""
     columns = {}
     for name, value in keys:
@@ -284,12 +275,12 @@ def _known(table: pa.Schema, keys: Keys) -> pa.Table:
             columns[name] = pa.array([value], pa.string()).cast(table.field(name).type)
         except pa.ArrowException as e:
             raise ConfigError(f"source.partitions: {name}={value} is no {table.field(name).type}") from e
-    return pa.table(columns)
+    return pa.record_batch(columns)
 
 
-def _column(field: pa.Field, batch: pa.RecordBatch, known: pa.Table) -> pa.Array:
-    if field.name in known.column_names:
-        return pa.repeat(known[field.name][0], batch.num_rows)
+def _column(field: pa.Field, batch: pa.RecordBatch, known: pa.RecordBatch) -> pa.Array:
+    if field.name in known.schema.names:
+        return pa.repeat(known.column(field.name)[0], batch.num_rows)
     column = batch.column(field.name)
     if column.type != field.type:
         raise ValueError(f"column {field.name!r} is {column.type}; the first file's footer says {field.type}")

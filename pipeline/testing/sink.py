@@ -80,7 +80,7 @@ class SinkContract:
 
     def make(self, path: str) -> Sink:
         """A fresh sink that writes to `path`."""
-        raise AssertionError("give make()")
+        raise AssertionError(f"give make(): a sink for {path!r}")
 
     def sample(self) -> tuple[Schema, Columns]:
         """Some hundred rows of every type that the sink should hold, of the types in which it gives them back."""
@@ -88,7 +88,7 @@ class SinkContract:
 
     def read(self, path: Path) -> Columns:
         """What a file holds."""
-        raise AssertionError("give read()")
+        raise AssertionError(f"give read(): the columns of {str(path)!r}")
 
     @pytest.fixture(params=["folder", "file"])
     def path(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:

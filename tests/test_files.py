@@ -1,0 +1,339 @@
+"""Listing, publishing, locking, small records."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError, InputError, OutputError, PipelineError, RetryError, StorageError
+from pipeline.files import Home, Publication, find, home, lock, storage_error, version, write_bytes, write_json
+from pipeline.testing.sink import names, no_file_above
+
+SUFFIXES = (".npy", ".npz")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with data, side files and other files."""
+    for name in (
+        *("b.npy", "a.npy", "c.npz", "note.txt", "_SUCCESS.npy", ".hidden.npy"),
+        *("deep/er/d.npy", "_pipeline/state.npy", ".tmp/torn.npy", "k=1/e.npy", "B.npy"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Home:
+    """The places of an output folder."""
+    return home(str(tmp_path / "out"), single=False)
+
+
+def found(tree: Path, pattern: str) -> list[str]:
+    """Names below the tree."""
+    return [p.relative_to(tree).as_posix() for p in find(f"{tree}/{pattern}", SUFFIXES)]
+
+
+# ---- input -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_searched_to_any_depth_in_the_order_of_bytes(tree: Path) -> None:
+    """Side files, and folders of them, are passed over."""
+    assert found(tree, "") == ["B.npy", "a.npy", "b.npy", "c.npz", "deep/er/d.npy", "k=1/e.npy"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.npy", ["B.npy", "a.npy", "b.npy"]),
+        ("**/*.npy", ["B.npy", "a.npy", "b.npy", "deep/er/d.npy", "k=1/e.npy"]),
+        ("[ab].np?", ["a.npy", "b.npy"]),
+        ("k=*/*", ["k=1/e.npy"]),
+        ("*", ["B.npy", "a.npy", "b.npy", "c.npz", "note.txt"]),
+        ("_pipeline/*.npy", ["_pipeline/state.npy"]),
+    ],
+)
+def test_a_glob_passes_over_side_files_that_it_does_not_name(tree: Path, pattern: str, expected: list[str]) -> None:
+    """A folder that the user names is taken, one that a wildcard meets is not."""
+    assert found(tree, pattern) == expected
+
+
+@pytest.mark.parametrize("name", ["note.txt", "_SUCCESS.npy", "x[1].npy", "a=b c.npy"])
+def test_a_file_named_in_full_is_taken(tree: Path, name: str) -> None:
+    """Whatever its suffix, and also if its name looks like a glob."""
+    (tree / name).touch()
+    assert found(tree, name) == [name]
+
+
+def test_a_path_may_be_relative(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the folder the user stands in."""
+    monkeypatch.chdir(tree)
+    assert [str(p) for p in find("*.npz", SUFFIXES)] == ["c.npz"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("none.npy", "cannot read '.*none.npy': No such file"),
+        ("*.parquet", "no .npy or .npz file in '.*parquet'; give a file, a folder or a glob"),
+        (".tmp/deep", "cannot read"),
+    ],
+)
+def test_missing_input_is_named(tree: Path, pattern: str, words: str) -> None:
+    """With the key, so that the user knows what to set."""
+    with pytest.raises(InputError, match=f"source.path: {words}"):
+        found(tree, pattern)
+
+
+def test_an_empty_folder_and_an_empty_path_are_told_apart(tmp_path: Path) -> None:
+    """Nothing there, and nothing asked for."""
+    with pytest.raises(InputError, match="no .npy"):
+        find(str(tmp_path), SUFFIXES)
+    with pytest.raises(ConfigError, match=r"no value given for sink\.x"):
+        find("", SUFFIXES, "sink.x")
+
+
+@pytest.mark.parametrize("pattern", ["pipe.npy", "", "*.npy"])
+def test_a_fifo_is_refused(tmp_path: Path, pattern: str) -> None:
+    """Reading it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(InputError, match=r"pipe\.npy' is not a regular file"):
+        found(tmp_path, pattern)
+
+
+def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    """A file that was there once is missing input, not less input."""
+    (tmp_path / "gone.npy").symlink_to(tmp_path / "away.npy")
+    with pytest.raises(InputError, match=r"cannot read '.*gone\.npy'"):
+        found(tmp_path, "")
+
+
+def test_a_version_changes_with_the_file(tree: Path) -> None:
+    """A longer file, and one of the same length written later."""
+    file = tree / "a.npy"
+    first = version(file)
+    os.utime(file, ns=(0, 1))
+    second = version(file)
+    file.write_bytes(b"xy")
+    assert len({first, second, version(file)}) == 3
+    file.unlink()
+    with pytest.raises(InputError, match=r"a\.npy'.*it was there when the run was planned"):
+        version(file)
+
+
+# ---- output ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_keeps_its_books_inside_and_a_file_beside(tmp_path: Path) -> None:
+    """Under names that readers of data pass over; nothing is made yet."""
+    folder = home(f"{tmp_path}/out", single=False)
+    assert (folder.root, folder.markers, folder.single) == (tmp_path / "out", tmp_path / "out", "")
+    assert {folder.state.name[0], folder.temp.name[0]} == {"_", "."}
+    file = home(f"{tmp_path}/out.npy", single=True)
+    assert (file.root, file.markers, file.single) == (tmp_path, tmp_path / "out.npy.run", "out.npy")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=r"sink\.path"):
+        home("", single=True)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("name", ["p.bin", "k=1/j=2/p.bin"])
+def test_a_file_appears_whole_or_not_at_all(where: Home, name: str, durable: bool) -> None:
+    """With a true record; its temporary name is gone."""
+    publication = Publication(where, name, durable=durable)
+    for data in (b"abc", b"", memoryview(b"defg")[::1], np.arange(3), np.zeros((0, 2))):
+        publication.write(data)
+    assert not (where.root / name).exists()
+    assert publication.tell() == 31
+    file = publication.publish(rows=5)
+    data = (where.root / name).read_bytes()
+    assert data == b"abcdefg" + np.arange(3).tobytes()
+    assert (file.path, file.bytes, file.sha256, file.rows) == (name, 31, hashlib.sha256(data).hexdigest(), 5)
+    assert names(where.root) == {name}
+
+
+def test_a_draft_is_hashed_after_it_was_rewritten(where: Home) -> None:
+    """A header that counts rows is known last."""
+    publication = Publication(where, "p.bin", draft=True)
+    publication.write(b"0000rows")
+    publication.rewrite(0, b"0042")
+    file = publication.publish(42)
+    assert (where.root / "p.bin").read_bytes() == b"0042rows"
+    assert (file.bytes, file.sha256) == (8, hashlib.sha256(b"0042rows").hexdigest())
+
+
+def test_an_aborted_file_leaves_nothing(where: Home) -> None:
+    """Also when aborted twice; what was published stays."""
+    first = Publication(where, "p.bin")
+    first.publish(0)
+    first.abort()
+    second = Publication(where, "p.bin")
+    second.write(b"torn")
+    second.abort()
+    second.abort()
+    second.retract()
+    assert names(where.root) == {"p.bin"}
+    assert (where.root / "p.bin").read_bytes() == b""
+
+
+def test_a_retracted_file_takes_its_empty_folders_along(where: Home) -> None:
+    """But not those that others use."""
+    other = Publication(where, "k=1/q.bin")
+    other.publish(0)
+    for name in ("k=1/j=1/p.bin", "k=2/p.bin"):
+        publication = Publication(where, name)
+        publication.publish(0)
+        publication.retract()
+    assert names(where.root) == {"k=1/q.bin"}
+    assert sorted(p.name for p in where.root.iterdir() if p != where.temp) == ["k=1"]
+
+
+def test_two_publications_of_one_name_do_not_mix(where: Home) -> None:
+    """Each has its own temporary file; the last one wins whole."""
+    one, two = Publication(where, "p.bin"), Publication(where, "p.bin")
+    one.write(b"one")
+    two.write(b"two!")
+    two.publish(0)
+    one.publish(0)
+    assert (where.root / "p.bin").read_bytes() == b"one"
+
+
+def test_a_write_that_fails_names_the_final_file(where: Home) -> None:
+    """Not the temporary one, which the user does not know."""
+    publication = Publication(where, "p.bin")
+    with no_file_above(10), pytest.raises(StorageError, match=r"/out/p\.bin' failed: File too large"):
+        publication.write(b"x" * 11)
+    publication.abort()
+    assert not names(where.root)
+
+
+@pytest.mark.parametrize("name", ["f/p.bin", "d"])
+def test_a_place_that_is_taken_is_the_users_to_change(where: Home, name: str) -> None:
+    """A file where a folder should be, and a folder where a file should be."""
+    (where.root / "d").mkdir(parents=True)
+    (where.root / "f").touch()
+    publication = Publication(where, name)
+    with pytest.raises(OutputError, match=rf"/out/{name}' failed.*Choose another sink\.path"):
+        publication.publish(0)
+    publication.abort()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A file stands where the output folder should be."""
+    (tmp_path / "out").touch()
+    with pytest.raises(OutputError, match=r"/out/p\.bin' failed"):
+        Publication(home(str(tmp_path / "out"), single=False), "p.bin")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.ENOSPC, RetryError),
+        (errno.EDQUOT, RetryError),
+        (errno.EACCES, OutputError),
+        (errno.EROFS, OutputError),
+        (errno.ENAMETOOLONG, OutputError),
+        (errno.EIO, StorageError),
+        (errno.ESTALE, StorageError),
+    ],
+)
+def test_errors_of_the_system_say_whether_to_try_again(code: int, kind: type[PipelineError]) -> None:
+    """Exit code and advice hang on it; the file and the reason are named."""
+    error = storage_error(Path("/x/p.bin"), OSError(code, os.strerror(code)))
+    assert type(error) is kind
+    assert f"writing '/x/p.bin' failed: {os.strerror(code)}. " in str(error)
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_replaced_whole(tmp_path: Path) -> None:
+    """Keys keep their order, text stays readable."""
+    path = tmp_path / "r.json"
+    for value in ({"old": 1}, {"z": "é", "a": [1, None]}):
+        write_json(path, value)
+    assert list(json.loads(path.read_text()).items()) == [("z", "é"), ("a", [1, None])]
+    assert "é" in path.read_text()
+    assert names(tmp_path) == {"r.json"}
+
+
+def test_a_record_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    """Also when the value is no JSON."""
+    path = tmp_path / "r.json"
+    write_json(path, {"old": 1})
+    with no_file_above(20), pytest.raises(StorageError, match=r"r\.json"):
+        write_bytes(path, b"x" * 21)
+    with pytest.raises(TypeError):
+        write_json(path, {"new": object()})
+    assert json.loads(path.read_bytes()) == {"old": 1}
+    assert names(tmp_path) == {"r.json"}
+
+
+# ---- one writer ------------------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from pathlib import Path
+from pipeline.files import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_run_is_told_who_holds_the_output(tmp_path: Path) -> None:
+    """And may write when the first has ended."""
+    with hold(tmp_path) as process:
+        with (
+            pytest.raises(RetryError, match=rf"pid {process.pid} on {os.uname().nodename} since 20.*Try again later"),
+            lock(tmp_path),
+        ):
+            pass
+        assert process.communicate("")[0] == ""
+    with lock(tmp_path):
+        pass
+    assert process.returncode == 0
+    assert not (tmp_path / "lock.json").exists()
+
+
+def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
+    """The system takes the lock back; what the dead one wrote about itself does no harm."""
+    with hold(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+    assert json.loads((tmp_path / "lock.json").read_bytes())["pid"] == process.pid
+    with lock(tmp_path):
+        assert json.loads((tmp_path / "lock.json").read_bytes())["pid"] == os.getpid()
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    """A run that failed does not block the next."""
+    with pytest.raises(ZeroDivisionError), lock(tmp_path):
+        raise ZeroDivisionError
+    with lock(tmp_path):
+        pass
+
+
+def test_a_lock_in_a_place_that_is_taken_names_it(tmp_path: Path) -> None:
+    """A file stands where the folder should be."""
+    (tmp_path / "state").touch()
+    with pytest.raises(OutputError, match="/state' failed"), lock(tmp_path / "state"):
+        pass
