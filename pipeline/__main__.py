@@ -146,9 +146,10 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
     parts, plain = config.build(cfg)
 
     from pipeline.device import resolve
+    from pipeline.policy import conversion
     from pipeline.run import Options, plan, run
 
-    batch, stream, conversion = plain["batch"], plain["stream"], plain["conversion"]
+    batch, stream = plain["batch"], plain["stream"]
     options = Options(
         columns=plain["columns"],
         carry=plain["carry"],
@@ -156,10 +157,7 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
         batch_bytes=batch["bytes"],
         stream_depth=stream["depth"],
         stream_bytes=stream["bytes"],
-        nulls=conversion["nulls"],
-        fill_value=conversion["fill_value"],
-        memory=conversion["memory"],
-        unstack=conversion["unstack"],
+        conversion=conversion(plain["conversion"]),
         restart=plain["run"]["restart"],
         seed=plain["run"]["seed"],
         threads=plain["run"]["threads"],

@@ -436,6 +436,12 @@ def to_array(column: Column, name: str) -> Array:
     return array.view(field.dtype) if field.dtype.kind in "mM" else array
 
 
+def words(column: Column) -> pa.Array:
+    """The dictionary of a dictionary column."""
+    assert isinstance(column, pa.DictionaryArray)
+    return column.dictionary
+
+
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -457,7 +463,7 @@ def concat(pieces: list[Column]) -> Column:
     if len(pieces) == 1:
         return pieces[0]
     if isinstance(pieces[0], np.ndarray):
-        return np.concatenate(pieces)
+        return np.concatenate(pieces, dtype=pieces[0].dtype)  # without dtype, big-endian becomes native
     joined = pa.chunked_array(pieces)
     if pa.types.is_dictionary(joined.type):
         joined = joined.unify_dictionaries()

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import __version__
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.policy import conversion
 from pipeline.target import prepare, source_hash, suggest, targets
 
 GROUPS = ("source", "transform", "sink", "engine")
@@ -33,8 +34,6 @@ GROUPS = ("source", "transform", "sink", "engine")
 # conf/config.yaml says what each key does. `Optional[X]` and classes of Enum are the spellings that OmegaConf reads.
 
 Action = Enum("Action", ["run", "plan"])
-Nulls = Enum("Nulls", ["auto", "error", "mask", "fill"])
-Memory = Enum("Memory", ["auto", "share", "copy"])
 NothingToDo = Enum("NothingToDo", ["ok", "skip"])
 Progress = Enum("Progress", ["auto", "bar", "lines", "none"])
 
@@ -53,9 +52,21 @@ class Stream:
 
 @dataclass
 class Conversion:
-    nulls: Nulls = Nulls.auto
-    fill_value: Any = 0
-    memory: Memory = Memory.auto
+    nulls: str = "auto"
+    fill_value: float = 0
+    unsupported: str = "error"
+    dtype: Optional[str] = None  # noqa: UP045
+    cast: str = "no"
+    cast_check: str = "exact"
+    unsigned: str = "native"
+    byteorder: str = "preserve"
+    dictionary: str = "error"
+    logical_dtype: Optional[str] = None  # noqa: UP045
+    columns: Any = field(default_factory=dict)
+    memory: str = "auto"
+    layout: str = "columnar"
+    mixed_dtypes: str = "error"
+    narrow_floats: str = "error"
     unstack: Optional[bool] = None  # noqa: UP045
 
 
@@ -232,9 +243,11 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"columns: expected null, a list as in columns=[a,b] or a mapping of new name to list; got {columns!r}"
     if not (carry in ("all", "none") or _names(carry) or _later(carry)):
         yield f"carry: expected all, none or a list as in carry=[id,name]; got {carry!r}"
-    fill = raw["conversion"]["fill_value"]
-    if not all(isinstance(v, (int, float)) or _later(v) for v in (fill.values() if isinstance(fill, dict) else [fill])):
-        yield f"conversion.fill_value: expected a number, or a number for each column as in {{a:0,b:-1}}; got {fill!r}"
+    if not any(_later(value) for value in raw["conversion"].values()):
+        try:
+            conversion(raw["conversion"])
+        except ConfigError as e:
+            yield str(e)
     for key, least in _LEAST.items():
         section, name = key.split(".")
         value = raw[section][name]

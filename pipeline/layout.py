@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -191,22 +191,27 @@ class Layout:
 
     def _leave(self, name: str, route: Route, kind: Kind, *, unstack: bool) -> list[tuple[Field, Exit]]:
         """What becomes of a tensor column that holds values of `route`."""
-        back = route.storage.dtype if kind.dtype == route.dtype != route.storage.dtype else None
-        stored = kind if back is None else kind._replace(dtype=back)
+        if route.stacked and not (unstack and name == route.name and kind.shape == route.storage.shape):
+            return [(ArrayField(name, *kind), Exit(name, name))]
         if route.stacked:
-            if not (unstack and name == route.name and kind.shape == route.storage.shape):
-                return [(ArrayField(name, *kind), Exit(name, name))]
-            one = stored._replace(shape=())
-            return [
-                (_retyped(f, f.name, one, Policy()), Exit(f.name, name, i, back)) for i, f in enumerate(route.fields)
-            ]
+            one = kind._replace(shape=())
+            return [self._back(f, f.name, name, i, route, one) for i, f in enumerate(route.fields)]
         source = route.fields[0]
-        if not _is_dictionary(source):
-            made = _retyped(source, name, stored, self.conversion.of(source.name))
-            return [(made, Exit(name, name, None, back))]
-        if kind == route.kind:
-            return [(source.with_name(name), Exit(name, name, None, back, source.name))]
-        return [(ArrayField(name, *kind), Exit(name, name))]
+        if _is_dictionary(source) and kind != route.kind:
+            return [(ArrayField(name, *kind), Exit(name, name))]
+        return [self._back(source, name, name, None, route, kind)]
+
+    def _back(
+        self, source: Field, name: str, tensor: str, position: int | None, route: Route, kind: Kind
+    ) -> tuple[Field, Exit]:
+        """The field for values of `source`, and the cast back to its stored dtype if one was declared on the way in."""
+        policy = self.conversion.of(source.name)
+        stored = columns.storage(source, policy).dtype
+        back = stored if kind.dtype == route.dtype != stored else None
+        if _is_dictionary(source):
+            return source.with_name(name), Exit(name, tensor, position, back, source.name)
+        kept = kind if back is None else kind._replace(dtype=back)
+        return _retyped(source, name, kept, policy), Exit(name, tensor, position, back)
 
 
 # ---- choosing --------------------------------------------------------------------------------------------------------
@@ -268,8 +273,8 @@ def _is_number(f: Field, conversion: Conversion) -> bool:
     return _fits(f, conversion) and columns.storage(f, conversion.of(f.name)).number
 
 
-def _is_dictionary(f: Field) -> bool:
-    return not isinstance(f, ArrayField) and pa.types.is_dictionary(f.type)
+def _is_dictionary(f: Field) -> TypeGuard[pa.Field]:
+    return not isinstance(f, ArrayField) and bool(pa.types.is_dictionary(f.type))
 
 
 def _carried(

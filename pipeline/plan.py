@@ -61,20 +61,24 @@ class Plan:
         rows = self.rows or 0
         read = sum(split.bytes for split in self.splits) // rows if rows else self.layout.row_bytes
         longest = max((split.rows or self.batch_rows for split in self.splits), default=0)
-        return self.in_flight * min(self.batch_rows, longest) * (read + self.layout.row_bytes + self.out_row_bytes)
+        flying = min(self.in_flight, self.batches or self.in_flight)
+        return flying * min(self.batch_rows, longest) * (read + self.layout.row_bytes + self.out_row_bytes)
 
     def text(self) -> str:
         """The plan for people."""
         rows = "unknown before reading (filter)" if self.rows is None else f"{self.rows:,}"
         size = human(sum(split.bytes for split in self.splits))
-        parts = "one file" if self.single else f"{_count(len(self.splits), 'part')}"
-        batches = "" if self.batches is None else f", {_count(self.batches, 'batch', 'batches')}"
+        parts = "one file" if self.single else f"{counted(len(self.splits), 'part')}"
+        batches = "" if self.batches is None else f", {counted(self.batches, 'batch', 'batches')}"
         head = [
-            ("source", f"{self.names['source']}: {rows} rows, {size} decoded, {_count(len(self.splits), 'split')}"),
+            ("source", f"{self.names['source']}: {rows} rows, {size} decoded, {counted(len(self.splits), 'split')}"),
             ("transform", self.names["transform"] + (", fitted by a pass over the data first" if self.fits else "")),
             ("device", self.names["device"]),
             ("batches", f"at most {self.batch_rows:,} rows, {human(self.batch_bytes)} of tensors{batches}"),
-            ("memory", f"about {human(self.memory)} for at most {self.in_flight} batches in flight"),
+            (
+                "memory",
+                f"about {human(self.memory)} for at most {counted(self.in_flight, 'batch', 'batches')} in flight",
+            ),
             ("sink", f"{self.names['sink']}: {parts}"),
             *(("note", note) for note in self.notes),
         ]
@@ -88,10 +92,9 @@ class Plan:
         for f in self.layout.schema.fields:
             if f.name in routes:
                 route = routes[f.name]
-                kind = f"{route.storage.dtype}{list(route.storage.shape) if route.storage.shape else ''}"
-                copy = route.storage.copy or ("the transform writes in place" if self.layout.copy else "")
+                copy = route.copy or ("the transform writes in place" if self.layout.copy else "")
                 into = f" {route.name!r}" if route.stacked else ""
-                way = f"tensor{into} {kind}, " + (f"one copy: {copy}" if copy else "memory shared")
+                way = f"tensor{into} {route.kind}, " + (f"one copy: {copy}" if copy else "memory shared")
             else:
                 way = "carried untouched" if f.name in self.layout.carried else "left out (carry)"
             rows.append((f.name, describe(f), way))
@@ -144,5 +147,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _count(n: int, one: str, many: str = "") -> str:
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number with its noun."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"

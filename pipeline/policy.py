@@ -48,7 +48,7 @@ class Policy:
     Attributes:
         nulls: ``error``, ``mask`` (values and validity travel apart) or ``fill``; ``auto`` is decided by the driver.
         fill_value: what ``fill`` puts in the place of nulls.
-        unsupported: a column chosen by name that tensors cannot hold: ``error``, ``passthrough`` (carry it) or ``drop``.
+        unsupported: a column chosen by name that tensors cannot hold: ``error``, ``passthrough`` (carry) or ``drop``.
         dtype: dtype of the tensor, if not the column's own; `cast` must allow the way in and back.
         cast: casts allowed, in NumPy's words (`numpy.can_cast`).
         cast_check: what each batch is checked for: ``exact`` round trip, ``range``, or nothing (``off``).
@@ -124,6 +124,10 @@ class Conversion:
     def __post_init__(self) -> None:
         check_words(self)
         known = [f.name for f in fields(Policy)]
+        if not isinstance(self.columns, Mapping) or not all(
+            isinstance(keys, Mapping) for keys in self.columns.values()
+        ):
+            raise ConfigError(f"conversion.columns must be {{name: {{key: value}}}}; got {self.columns!r}")
         for name, keys in self.columns.items():
             for key in keys:
                 if key not in known:
@@ -148,6 +152,22 @@ class Conversion:
         return replace(self, policy=policy, columns=columns)
 
 
+def conversion(keys: Mapping[str, Any]) -> Conversion:
+    """The policy of a table from the flat keys of the configuration."""
+    own = {f.name for f in fields(Conversion)} - {"policy"}
+    keys = _said(keys)
+    if isinstance(keys["columns"], Mapping):
+        keys["columns"] = {n: _said(k) if isinstance(k, Mapping) else k for n, k in keys["columns"].items()}
+    policy = Policy(**{key: value for key, value in keys.items() if key not in own})
+    return Conversion(policy, **{key: value for key, value in keys.items() if key in own})
+
+
+def _said(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The words that were written: YAML reads a bare `no` and `off` as false."""
+    meant = {"cast": "no", "cast_check": "off"}
+    return {k: meant[k] if k in meant and str(value) == "False" else value for k, value in keys.items()}
+
+
 def check_words(holder: Policy | Conversion) -> None:
     """Refuse a word that a key does not know."""
     for key, words in WORDS.items():
@@ -166,7 +186,7 @@ def _check_dtype(name: str) -> None:
 
 
 def _least(stored: np.dtype[Any], wanted: np.dtype[Any]) -> str:
-    return next(w for w in ("equiv", "safe", "same_kind", "unsafe") if np.can_cast(stored, wanted, w))  # type: ignore[arg-type]
+    return next(word for word in WORDS["cast"] if np.can_cast(stored, wanted, word))  # type: ignore[arg-type]
 
 
 # ---- casts -----------------------------------------------------------------------------------------------------------
@@ -218,4 +238,5 @@ def _in_range(array: Array, dtype: np.dtype[Any]) -> Array:
         low = array >= max(limit.min, int(np.iinfo(array.dtype).min))
         return low & (array <= min(limit.max, int(np.iinfo(array.dtype).max)))
     real = array.real
-    return np.isfinite(real) & (real >= float(limit.min)) & (real < float(limit.max) + 1)
+    inside: Array = np.isfinite(real) & (real >= float(limit.min)) & (real < float(limit.max) + 1)
+    return inside

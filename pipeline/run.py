@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -15,11 +16,12 @@ from typing import Any
 from pipeline import fit as fitted
 from pipeline.columns import array_field, describe
 from pipeline.core import Device, Engine, Fittable, Setup, Sink, Source, Split, TakesValidity, Task, Tensors, Transform
-from pipeline.errors import ConfigError, InputError, PipelineError
+from pipeline.errors import ConfigError, DTypeError, InputError, PipelineError
 from pipeline.files import Home, home, lock, write_json
-from pipeline.layout import Fill, Layout, Selection, layout
+from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.manifest import Manifest, digest
-from pipeline.plan import Plan, tasks
+from pipeline.plan import Plan, counted, tasks
+from pipeline.policy import Conversion
 from pipeline.progress import progress
 from pipeline.report import Report, versions
 from pipeline.stream import Flow
@@ -41,10 +43,7 @@ class Options:
         batch_bytes: bytes of the tensors of a batch.
         stream_depth: batches that may wait between two lanes; 0 = one thread.
         stream_bytes: bytes of all batches that wait between lanes.
-        nulls: ``auto``, ``error``, ``mask`` or ``fill``.
-        fill_value: number, or number per column, for ``nulls=fill``.
-        memory: ``auto`` (share with the source unless the transform writes in place), ``share`` or ``copy``.
-        unstack: take stacked columns apart again; None = if the sink keeps a table.
+        conversion: what may happen to values on their way into tensors and back.
         restart: replace what the output holds.
         seed: of random numbers in the transform; combined with the key of each part.
         threads: intra-op threads of torch.
@@ -59,10 +58,7 @@ class Options:
     batch_bytes: int = 4 << 20
     stream_depth: int = 2
     stream_bytes: int = 256 << 20
-    nulls: str = "auto"
-    fill_value: Fill = 0.0
-    memory: str = "auto"
-    unstack: bool | None = None
+    conversion: Conversion = field(default_factory=Conversion)
     restart: bool = False
     seed: int = 0
     threads: int | None = None
@@ -82,12 +78,6 @@ class Options:
         ):
             if value is not None and value < least:
                 raise ConfigError(f"{key} must be at least {least}; got {value}")
-        for key, word, words in (
-            ("conversion.nulls", self.nulls, ("auto", "error", "mask", "fill")),
-            ("conversion.memory", self.memory, ("auto", "share", "copy")),
-        ):
-            if word not in words:
-                raise ConfigError(f"{key} must be one of {', '.join(words)}; got {word!r}")
 
 
 @dataclass(frozen=True)
@@ -183,17 +173,16 @@ def _stage(
     splits = tuple(source.splits())
     if not splits:
         raise InputError("the source has no splits; there is nothing to read")
-    nulls = options.nulls
-    if nulls == "auto":
-        nulls = "mask" if isinstance(transform, TakesValidity) else "error"
-    chosen = layout(schema, options.columns, options.carry, nulls, options.fill_value)
+    conversion = options.conversion.with_nulls("mask" if isinstance(transform, TakesValidity) else "error")
+    chosen = layout(schema, options.columns, options.carry, conversion)
     fits = isinstance(transform, Fittable) and not transform.fitted
     out, kinds, in_place = probe(_dry(transform, device, chosen), device, chosen)
-    copies = device.shares and (options.memory == "copy" or (options.memory == "auto" and in_place))
-    if in_place and device.shares and options.memory == "share":
+    _check_narrow(kinds, chosen, out.like)
+    copies = device.shares and (conversion.memory == "copy" or (conversion.memory == "auto" and in_place))
+    if in_place and device.shares and conversion.memory == "share":
         raise ConfigError("the transform writes in place, which conversion.memory=share forbids; use auto or copy")
     chosen = replace(chosen, copy=copies)
-    unstack = sink.columnar if options.unstack is None else options.unstack
+    unstack = sink.columnar if conversion.unstack is None else conversion.unstack
     leaving, exits = chosen.exits(kinds, out.like, unstack=unstack)
     stored = sink.accept(leaving)
     rows = options.batch_rows or _batch_rows(chosen, options.batch_bytes)
@@ -209,7 +198,7 @@ def _stage(
         exits=exits,
         stored=stored,
         batch_rows=rows,
-        out_row_bytes=sum(dtype.itemsize * _product(shape) for dtype, shape in kinds.values()),
+        out_row_bytes=sum(kind.dtype.itemsize * math.prod(kind.shape) for kind in kinds.values()),
         in_flight=_LANES * (options.stream_depth + 1) if options.stream_depth else 1,
         single=sink.single,
         fits=fits,
@@ -258,11 +247,20 @@ def _name(transform: object) -> str:
     return str(name or type(transform).__name__)
 
 
-def _product(shape: Sequence[int]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
+def _check_narrow(kinds: Mapping[str, Kind], chosen: Layout, like: Mapping[str, str]) -> None:
+    """Floats that no file format holds leave as such only where they came as such, or by declaration."""
+    came = {route.name: route.kind.logical for route in chosen.routes}
+    for name, kind in kinds.items():
+        if (
+            kind.logical
+            and chosen.conversion.narrow_floats == "error"
+            and came.get(like.get(name, name)) != kind.logical
+        ):
+            raise DTypeError(
+                f"column {name!r}: the transform returned {kind.logical}, which NumPy and Arrow cannot hold. "
+                "conversion.narrow_floats=float32 widens it, conversion.narrow_floats=bits keeps its bits as "
+                f"{kind.dtype}"
+            )
 
 
 def _identity(options: Options, made: Plan) -> Mapping[str, Any]:
@@ -375,7 +373,8 @@ def _report(stage: _Stage, report: Report) -> dict[str, Any]:
 
 
 def _nothing_to_do(stage: _Stage, parts: Sequence[Any], seconds: float) -> dict[str, Any]:
-    say(f"nothing to do: {stage.sink.path} is up to date ({len(parts)} parts, {sum(p.rows_out for p in parts):,} rows)")
+    rows = sum(p.rows_out for p in parts)
+    say(f"nothing to do: {stage.sink.path} is up to date ({counted(len(parts), 'part')}, {rows:,} rows)")
     return {
         "state": "nothing to do",
         "rows_in": sum(p.rows_in for p in parts),

@@ -12,8 +12,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pipeline import columns
 from pipeline.batching import rebatch, rows_of
@@ -39,17 +39,13 @@ from pipeline.core import (
     Writer,
     apply,
 )
-from pipeline.errors import PipelineError, RetryError, TransformError
-from pipeline.layout import ROWS, VALID, Exit, Layout
+from pipeline.errors import DTypeError, PipelineError, RetryError, TransformError
+from pipeline.layout import ROWS, VALID, Exit, Kind, Layout
+from pipeline.policy import LOGICAL, cast
 from pipeline.stream import Flow
-
-if TYPE_CHECKING:
-    import numpy as np
 
 FIT_ROWS = 65536
 """Rows of a batch in a fit pass: fixed, so that what is learned does not depend on how the run is batched."""
-
-Kinds = dict[str, tuple["np.dtype[Any]", tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -57,14 +53,14 @@ class Ways:
     """How values leave the flow: decided by a run on zero rows.
 
     Attributes:
-        kinds: dtype and row shape of each output tensor column.
+        kinds: what each output tensor column holds.
         exits: where each output column comes from.
         stored: schema as the sink keeps it.
         moves: whether the transform may change the number or order of rows.
         like: output columns that are input columns under another name.
     """
 
-    kinds: Kinds
+    kinds: dict[str, Kind]
     exits: tuple[Exit, ...]
     stored: Schema
     moves: bool
@@ -117,7 +113,7 @@ class Worker:
         for batch in batches:
             with _naming(batch):
                 arrays = self.layout.enter(batch.columns)
-            rest = {name: batch.columns[name] for name in self.layout.carried}
+            rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
             nulls = {name: count for name, column in batch.columns.items() if (count := columns.nulls(column))}
             slim = Batch(batch.task, batch.split, batch.first, batch.rows, rest, batch.last, nulls)
             yield slim, self.device.upload(arrays)
@@ -133,24 +129,21 @@ class Worker:
             with _naming(batch), self.device.compute():
                 tensors, validity = _apart(self.device.ready(staged))
                 out = self._apply(tensors, validity, batch)
-                yield_ = {**out.tensors, **{VALID + name: valid for name, valid in out.validity.items()}}
-                if out.rows is not None:
-                    yield_[ROWS] = out.rows
-                left = self.device.leave(yield_)
+                left = self.device.leave(_together(out))
             yield batch, left
-            del staged, tensors, validity, out, yield_, left
+            del staged, tensors, validity, out, left
 
     def _apply(self, tensors: Tensors, validity: Validity, batch: Batch) -> Output:
         before = {name: tensor._version for name, tensor in tensors.items()} if self._guarded else {}
-        given = dict(tensors)
         with _transform_errors():
-            out = apply(self.transform, given, validity, batch.rows)
+            out = apply(self.transform, _seen(tensors, self.layout), validity, batch.rows)
         for name, version in before.items():
             if tensors[name]._version != version:
                 raise TransformError(
                     f"the transform wrote into column {name!r}, whose memory it shares with the source. It did not "
                     "when it was tried on zero rows; set conversion.memory=copy"
                 )
+        out = _narrowed(out, self.layout)
         if self.ways is not None:
             _check_kinds(out, self.ways)
         return out
@@ -196,9 +189,12 @@ class Worker:
                 carried = batch.columns[exit_.name]
                 leaving[exit_.name] = carried if index is None else columns.take(carried, index)
                 continue
-            array = arrays[exit_.tensor]
+            array, valid = arrays[exit_.tensor], arrays.get(VALID + exit_.tensor)
             array = array if exit_.position is None else array[:, exit_.position]
-            leaving[exit_.name] = columns.restore(array, arrays.get(VALID + exit_.tensor), stored)
+            if exit_.stored is not None:
+                array = _cast_back(array, exit_, valid, self.layout)
+            words = None if exit_.words is None else columns.words(batch.columns[exit_.words])
+            leaving[exit_.name] = columns.restore(array, valid, stored, words)
         return leaving
 
     # ---- fit
@@ -217,7 +213,7 @@ class Worker:
             assert part is not None
             with _naming(batch), self.device.compute(), _transform_errors():
                 tensors, validity = _apart(self.device.ready(handed))
-                part = transform.update(part, tensors, validity)
+                part = transform.update(part, _seen(tensors, self.layout), validity)
             self.wrote(batch.rows)
         return total if part is None else transform.merge(total, part)
 
@@ -252,6 +248,57 @@ def _apart(tensors: Tensors) -> tuple[Tensors, Validity]:
     return values, {name.removeprefix(VALID): t for name, t in tensors.items() if name.startswith(VALID)}
 
 
+def _together(out: Output) -> Tensors:
+    """What goes to the host: bits of values that NumPy cannot hold, validity, and the rows that were kept."""
+    import torch
+
+    together = {}
+    for name, tensor in out.tensors.items():
+        bits = LOGICAL.get(_dtype_name(tensor))
+        together[name] = tensor if bits is None else tensor.contiguous().view(_BITS[bits](torch))
+    together |= {VALID + name: valid for name, valid in out.validity.items()}
+    return together if out.rows is None else {**together, ROWS: out.rows}
+
+
+_BITS: dict[str, Callable[[Any], Any]] = {"u1": lambda torch: torch.uint8, "u2": lambda torch: torch.uint16}
+
+
+def _dtype_name(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _seen(tensors: Tensors, layout: Layout) -> Tensors:
+    """Tensors as the transform sees them: bits as what they stand for."""
+    import torch
+
+    logical = {route.name: route.storage.logical for route in layout.routes if route.storage.logical}
+    return {name: t.view(getattr(torch, logical[name])) if name in logical else t for name, t in tensors.items()}
+
+
+def _narrowed(out: Output, layout: Layout) -> Output:
+    """The output with bfloat16 and float8 widened to float32, if that is asked for and they did not come as such."""
+    if layout.conversion.narrow_floats != "float32":
+        return out
+    came = {route.name: route.storage.logical for route in layout.routes}
+    tensors = {
+        name: t.float() if (now := _dtype_name(t)) in LOGICAL and came.get(out.like.get(name, name)) != now else t
+        for name, t in out.tensors.items()
+    }
+    return replace(out, tensors=tensors)
+
+
+def _cast_back(array: Array, exit_: Exit, valid: Array | None, layout: Layout) -> Array:
+    """Values in the dtype in which the column is stored, which was left on the way in."""
+    assert exit_.stored is not None
+    made, wrong = cast(array, exit_.stored, layout.conversion.of(exit_.name).cast_check, valid)
+    if wrong:
+        raise DTypeError(
+            f"column {exit_.name!r} is stored as {exit_.stored} and the transform returned {array.dtype} where "
+            f"{wrong}. Return another dtype to store it as that, or set conversion.cast_check"
+        )
+    return made
+
+
 def _index(rows: Array | None) -> Array | None:
     if rows is None:
         return None
@@ -260,8 +307,8 @@ def _index(rows: Array | None) -> Array | None:
 
 def _check_kinds(out: Output, ways: Ways) -> None:
     """Names and types are decided at plan time, and hold for every batch."""
-    kinds = {name: (str(t.dtype), tuple(t.shape[1:])) for name, t in out.tensors.items()}
-    planned = {name: (f"torch.{dtype}", shape) for name, (dtype, shape) in ways.kinds.items()}
+    kinds = {name: (_dtype_name(t), tuple(t.shape[1:])) for name, t in out.tensors.items()}
+    planned = {name: (kind.logical or kind.dtype.name, kind.shape) for name, kind in ways.kinds.items()}
     if kinds != planned:
         name = next(n for n in {**planned, **kinds} if planned.get(n) != kinds.get(n))
         raise TransformError(
@@ -303,21 +350,23 @@ def _first_line(e: BaseException) -> str:
     return next(iter(str(e).splitlines()), "")
 
 
-def probe(transform: Transform, device: Device, layout: Layout) -> tuple[Output, Kinds, bool]:
+def probe(transform: Transform, device: Device, layout: Layout) -> tuple[Output, dict[str, Kind], bool]:
     """Run the transform on zero rows.
 
     Returns:
-        What it returned; dtype and row shape of each column on the host; whether it wrote into its input.
+        What it returned; what each column holds; whether it wrote into its input.
     """
     staged = device.upload(layout.empty())
     with device.compute(), _transform_errors():
         tensors = device.ready(staged)
         before = {name: tensor._version for name, tensor in tensors.items() if not tensor.is_inference()}
-        out = apply(transform, dict(tensors), {}, 0)
+        out = _narrowed(apply(transform, _seen(tensors, layout), {}, 0), layout)
         wrote = any(tensors[name]._version != version for name, version in before.items())
-        left = device.leave(dict(out.tensors))
+        left = device.leave({name: t for name, t in _together(out).items() if name in out.tensors})
     arrays = device.download(left)
-    return out, {name: (array.dtype, array.shape[1:]) for name, array in arrays.items()}, wrote
+    names = {name: _dtype_name(t) for name, t in out.tensors.items()}
+    logical = {name: found if found in LOGICAL else "" for name, found in names.items()}
+    return out, {name: Kind(a.dtype, a.shape[1:], logical[name]) for name, a in arrays.items()}, wrote
 
 
 def _batch_bytes(batch: Batch) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline.core import Columns, Schema, Split, Transform
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
+from pipeline.policy import Conversion, Policy
 from pipeline.run import Options, run
 from pipeline.sink.parquet import Parquet
 
@@ -66,8 +67,16 @@ def run_rows(
         sink=sink or Parquet(str(out)),
         engine=engine or Local(),
         device=Cpu(),
-        options=replace(Options(batch_rows=16, progress="none"), **options),
+        options=replace(Options(batch_rows=16, progress="none"), conversion=conversion(options), **options),
     )
+
+
+def conversion(given: dict[str, Any]) -> Conversion:
+    """The conversion that these keywords ask for, which are taken out of `given`."""
+    policy = {f.name: given.pop(f.name) for f in fields(Policy) if f.name in given}
+    table = {f.name: given.pop(f.name) for f in fields(Conversion) if f.name in given and f.name != "columns"}
+    per_column = given.pop("per_column", {})
+    return Conversion(Policy(**policy), per_column, **table)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,14 @@ def test_any_chunks_give_exact_batches(sizes: list[int], rows: int) -> None:
     assert [x for b in batches for x in b["b"].to_pylist()] == [str(i) for i in range(total)]
 
 
+def test_byte_order_survives_a_join() -> None:
+    """numpy.concatenate alone would make it native."""
+    halves = ({"a": np.arange(3, dtype=">i4")}, {"a": np.arange(3, 5, dtype=">i4")})
+    (batch,) = rebatch(halves, 10)
+    assert isinstance(batch["a"], np.ndarray)
+    assert batch["a"].dtype.str == ">i4"
+
+
 def test_batches_within_a_chunk_share_its_memory() -> None:
     """Slicing copies nothing."""
     chunk = _chunk(0, 10)

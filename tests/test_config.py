@@ -21,7 +21,11 @@ from pipeline.errors import ConfigError
 
 CONF = Path(config.conf_dir())
 OPTIONS = [(group, p.stem) for group in config.GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
-NEEDS = {("transform", "module"): ["+transform.module={_target_: torch.nn.Identity}"]}
+NEEDS = {
+    ("transform", "module"): ["+transform.module={_target_: torch.nn.Identity}"],
+    ("transform", "cast"): ["transform.dtype=float32"],
+    ("transform", "clip"): ["transform.min=0"],
+}
 """Values for keys that an option leaves to its user."""
 
 
@@ -128,7 +132,7 @@ def test_plus_does_not_append_over_a_value() -> None:
         ("columns=a", "columns: expected null, a list as in columns=[a,b]"),
         ("columns={x: a}", "columns: expected null"),
         ("carry=al", "carry: expected all, none or a list"),
-        ("conversion.fill_value=x", "conversion.fill_value: expected a number"),
+        ("conversion.cast=never", "conversion.cast must be one of no, equiv, safe, same_kind, unsafe; got 'never'"),
         ("batch.rows=0", "batch.rows must be at least 1; got 0"),
         ("stream.depth=-1", "stream.depth must be at least 0; got -1"),
     ],

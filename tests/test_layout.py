@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.core import ArrayField, Columns, Schema
 from pipeline.errors import ConfigError, DTypeError, TransformError
-from pipeline.layout import VALID, Layout, Selection, layout
+from pipeline.layout import VALID, Kind, Layout, Selection, layout
+from pipeline.policy import Conversion, Policy
 
 TABLE = pa.schema(
     [
@@ -22,6 +23,11 @@ TABLE = pa.schema(
     metadata={"made": "here"},
 )
 SCHEMA = Schema(tuple(TABLE), TABLE.metadata)
+
+
+def nulls(word: str, fill: float = 0) -> Conversion:
+    """A policy for nulls alone."""
+    return Conversion(Policy(nulls=word, fill_value=fill))
 
 
 def _names(made: Layout) -> tuple[list[str], list[str]]:
@@ -66,7 +72,7 @@ def test_names_that_cannot_be_meant(select: Selection, carry: str | list[str], m
     [
         (["name"], "column 'name' is string"),
         ({"f": ["id", "x"]}, "columns.f: 'x' is float32, 'id' is int64"),
-        ({"f": ["v", "x"]}, "columns.f: 'v' has rows of shape"),
+        ({"f": ["v", "x"]}, r"columns.f: 'v' is float32\[3\]; only plain columns are stacked"),
     ],
 )
 def test_types_that_do_not_fit(select: Selection, message: str) -> None:
@@ -88,24 +94,25 @@ def test_stacked_columns_are_one_matrix_in_the_order_of_the_list() -> None:
 
 def test_nulls_travel_beside_the_values() -> None:
     """One entry per column that holds nulls, none for the others."""
-    made = layout(SCHEMA, ["x", "y"], "none", "mask")
+    made = layout(SCHEMA, ["x", "y"], "none", nulls("mask"))
     arrays = made.enter(_chunk(x=pa.array([1, None], pa.float32()), y=pa.array([3, 4], pa.float32())))
     assert arrays[VALID + "x"].tolist() == [True, False]
     assert VALID + "y" not in arrays
 
 
-@pytest.mark.parametrize(("fill", "expected"), [(7, 7.0), ({"x": -1.5}, -1.5), ({"y": 1}, 0.0)])
-def test_nulls_are_filled_on_request(fill: float | dict[str, float], expected: float) -> None:
+@pytest.mark.parametrize(("columns", "expected"), [({}, 7.0), ({"x": -1.5}, -1.5), ({"y": 1}, 7.0)])
+def test_nulls_are_filled_on_request(columns: dict[str, float], expected: float) -> None:
     """In a copy: the column of the source stays as it is."""
     column = pa.array([1, None], pa.float32())
-    arrays = layout(SCHEMA, ["x"], "none", "fill", fill).enter(_chunk(x=column))
+    made = Conversion(Policy(nulls="fill", fill_value=7), {name: {"fill_value": v} for name, v in columns.items()})
+    arrays = layout(SCHEMA, ["x"], "none", made).enter(_chunk(x=column))
     assert arrays["x"].tolist() == [1.0, expected]
     assert column.to_pylist() == [1.0, None]
 
 
 def test_a_fill_that_is_no_value_of_the_column_is_refused() -> None:
     """NaN is no integer."""
-    made = layout(SCHEMA, ["id"], "none", "fill", float("nan"))
+    made = layout(SCHEMA, ["id"], "none", nulls("fill", float("nan")))
     with pytest.raises(DTypeError, match="fill_value nan is no int64 and column 'id'"):
         made.enter(_chunk(id=pa.array([1, None])))
 
@@ -115,19 +122,19 @@ def test_a_fill_that_is_no_value_of_the_column_is_refused() -> None:
 )
 def test_nulls_are_errors_where_they_have_no_place(select: Selection, message: str) -> None:
     """Under nulls=error, and in a matrix."""
-    made = layout(SCHEMA, select, "none", "error")
+    made = layout(SCHEMA, select, "none", nulls("error"))
     with pytest.raises(DTypeError, match=message):
         made.enter(_chunk(x=pa.array([1, None], pa.float32()), y=pa.array([3, 4], pa.float32())))
 
 
-def _kinds(**kinds: tuple[str, tuple[int, ...]]) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
-    return {name: (np.dtype(dtype), shape) for name, (dtype, shape) in kinds.items()}
+def _kinds(**kinds: tuple[str, tuple[int, ...]]) -> dict[str, Kind]:
+    return {name: Kind(np.dtype(dtype), shape) for name, (dtype, shape) in kinds.items()}
 
 
 def test_unchanged_columns_keep_their_field_whole() -> None:
     """Type, nullability, metadata and place; the table's metadata too."""
     made = layout(SCHEMA, None, "all")
-    same = {r.name: (r.storage.dtype, r.storage.shape) for r in made.routes}
+    same = {r.name: r.kind for r in made.routes}
     schema, _ = made.exits(same, {}, unstack=True)
     assert pa.schema(schema.fields, schema.metadata).equals(TABLE, check_metadata=True)
 

@@ -44,7 +44,7 @@ def main(out: str, rows: int) -> None:
 
     sink = Npy(out) if out.endswith(".npy") else Parquet(out, row_group_bytes=4 << 20)
     run_rows(Made(rows), same, Path(out), sink=sink, batch_rows=4096)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}\n")
 
 
 def peak(out: Path, rows: int) -> int:

@@ -24,11 +24,7 @@ FLIGHTS = ROOT / "pipeline/data/flights.parquet"
 
 def commands(text: str) -> list[str]:
     """Command lines of a shell block, without comments."""
-    return [
-        " ".join(shlex.split(line, comments=True)) and line.split("  #")[0].rstrip()
-        for line in text.splitlines()
-        if line
-    ]
+    return [shlex.join(shlex.split(line, comments=True)) for line in text.splitlines() if line]
 
 
 COMMANDS = [c for kind, text in BLOCKS if kind == "bash" for c in commands(text) if c.startswith("python -m pipeline")]

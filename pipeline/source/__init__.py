@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import re
@@ -90,7 +91,7 @@ def reading(path: str, version: str, piece: str = "") -> Iterator[None]:
     except Exception as e:
         _check_version(path, version)
         where = f"file={path!r}{', ' if piece else ''}{piece}"
-        if isinstance(e, OSError) and e.errno is not None:
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):  # EINVAL: a damaged offset
             lost = isinstance(e, FileNotFoundError | PermissionError)
             raise (InputError if lost else StorageError)(f"cannot read {where}: {e.strerror or reason(e)}") from e
         raise DataError(f"cannot read {where}: {reason(e)}") from e

@@ -122,7 +122,7 @@ def _in_range(old: Tensor, new: Tensor) -> Tensor:
         return _by_parts(old, new, _in_range)
     if new.is_floating_point():
         return new.isfinite() | ~old.isfinite()
-    return _within(old.trunc(), new.dtype) if old.is_floating_point() else _exact(old, new)
+    return _within(_wide(old).trunc(), new.dtype) if old.is_floating_point() else _exact(old, new)
 
 
 def _by_parts(old: Tensor, new: Tensor, check: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -137,8 +137,13 @@ def _by_parts(old: Tensor, new: Tensor, check: Callable[[Tensor, Tensor], Tensor
 def _within(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Which floats lie between the smallest and the largest value of an integer dtype."""
     low, high = _span(dtype)
-    wide = values.float() if values.element_size() < 4 else values  # a float16 has no 2**63 to compare with
+    wide = _wide(values)
     return (wide >= float(low)) & (wide < float(high + 1))
+
+
+def _wide(values: Tensor) -> Tensor:
+    """The same floats in a dtype that has 2**63, to compare with."""
+    return values.float() if values.element_size() < 4 else values
 
 
 def _negative(values: Tensor) -> Tensor:

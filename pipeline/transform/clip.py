@@ -54,17 +54,20 @@ class Clip:
 
     def _clip(self, name: str, tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
-            return tensor.clamp(_rounded(self.min, tensor.dtype), _rounded(self.max, tensor.dtype))
-        low, high = self._whole(name, tensor.dtype)
-        if low is None and high is None:
+            # float8 can be stored and converted, no more; float32 holds all its values.
+            wide = tensor.float() if tensor.element_size() == 1 else tensor
+            low, high = _rounded(self.min, wide.dtype), _rounded(self.max, wide.dtype)
+            return wide.clamp(low, high).to(tensor.dtype)
+        first, last = self._whole(name, tensor.dtype)
+        if first is None and last is None:
             return tensor
         if tensor.dtype not in _SIGNED:
-            return tensor.clamp(low, high)
+            return tensor.clamp(first, last)
         # torch does not compare these dtypes. With the top bit flipped, the signed integers have the same order.
         signed = _SIGNED[tensor.dtype]
         flip = torch.iinfo(signed).min
-        low, high = (None if bound is None else bound + flip for bound in (low, high))
-        return (tensor.view(signed) ^ flip).clamp_(low, high).bitwise_xor_(flip).view(tensor.dtype)
+        first, last = (None if bound is None else bound + flip for bound in (first, last))
+        return (tensor.view(signed) ^ flip).clamp_(first, last).bitwise_xor_(flip).view(tensor.dtype)
 
     def _whole(self, name: str, dtype: torch.dtype) -> tuple[int | None, int | None]:
         """The bounds as integers of the dtype; None where they bind nothing."""

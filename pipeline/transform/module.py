@@ -73,9 +73,9 @@ class Module:
                 f"column {holed[0]!r} holds nulls, and all rows of a module that is not row-wise may depend on them. "
                 "Set conversion.nulls=fill, or transform.rowwise=true if it is"
             )
-        arguments = {name: self._argument(tensors[name], validity.get(name)) for name in inputs}
+        arguments = [self._argument(tensors[name], validity.get(name)) for name in inputs]
         outputs = inputs if self.outputs is None else list(self.outputs)
-        made = dict(zip(outputs, self._call(arguments, outputs), strict=True))
+        made = dict(zip(outputs, self._call(inputs, arguments, outputs), strict=True))
         return Output({**(tensors if self.keep else {}), **made}, validity=_nulls(outputs, holed, validity))
 
     def _inputs(self, tensors: Tensors) -> list[str]:
@@ -98,15 +98,16 @@ class Module:
         rows = valid.view(-1, *[1] * (given.dim() - 1))
         return torch.where(rows, given, torch.zeros((), dtype=given.dtype, device=given.device))
 
-    def _call(self, arguments: Tensors, outputs: Sequence[str]) -> Sequence[Tensor]:
+    def _call(self, inputs: Sequence[str], arguments: Sequence[Tensor], outputs: Sequence[str]) -> Sequence[Tensor]:
         kind = type(self.module).__name__
         try:
             with torch.no_grad():
-                made = self.module(*arguments.values())
+                made = self.module(*arguments)
         except torch.OutOfMemoryError:
             raise
         except Exception as e:
-            given = ", ".join(f"{name!r}: {dtype_name(t.dtype)}{list(t.shape)}" for name, t in arguments.items())
+            kinds = [f"{dtype_name(argument.dtype)}{list(argument.shape)}" for argument in arguments]
+            given = ", ".join(f"{name!r}: {argument}" for name, argument in zip(inputs, kinds, strict=True))
             raise TransformError(
                 f"{kind} raised {type(e).__name__}: {e}; it was given {given}. transform.dtype=float32 converts them"
             ) from e
