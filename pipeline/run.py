@@ -303,28 +303,26 @@ def _fit(stage: _Stage, *, restart: bool) -> tuple[Transform, str, list[Any]]:
     if not isinstance(transform, Fittable) or transform.fitted:
         return transform, "", []
     key = digest({"identity": stage.identity, "splits": [(s.id, s.version) for s in stage.plan.splits]})
-    states = None if restart else fitted.load(stage.where, key)
     lanes: list[Any] = []
+    current: Transform = transform
+    states = None if restart else fitted.load(stage.where, key)
+    for state in states or ():
+        current = _finish(current, state, stage.device)
     if states is None:
         states = []
-        current: Transform = transform
         while isinstance(current, Fittable) and not current.fitted:
-            with progress(
-                f"fit, pass {len(states) + 1}", stage.plan.rows, stage.options.progress, stage.options.every
-            ) as tick:
+            title = f"fit, pass {len(states) + 1}"
+            with progress(title, stage.plan.rows, stage.options.progress, stage.options.every) as tick:
                 worker = stage.worker(current, tick)
                 states.append(worker.fit(current, _whole(stage.plan.splits)))
             lanes += worker.flow.lanes
             current = _finish(current, states[-1], stage.device)
         fitted.save(stage.where, key, states, {"transform": _name(transform), "rows": stage.plan.rows})
-    current = transform
-    for state in states:
-        assert isinstance(current, Fittable)
-        current = _finish(current, state, stage.device)
     return current, digest([{name: _bits(t) for name, t in sorted(state.items())} for state in states]), lanes
 
 
-def _finish(transform: Fittable, state: Tensors, device: Device) -> Transform:
+def _finish(transform: Transform, state: Tensors, device: Device) -> Transform:
+    assert isinstance(transform, Fittable)
     done = transform.finish(state)
     _settle(done, device)
     return done
