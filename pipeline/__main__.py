@@ -159,6 +159,7 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
         stream_bytes=stream["bytes"],
         conversion=conversion(plain["conversion"]),
         restart=plain["run"]["restart"],
+        fit=plain["run"]["fit"],
         seed=plain["run"]["seed"],
         threads=plain["run"]["threads"],
         every=plain["log"]["every"],

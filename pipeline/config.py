@@ -34,6 +34,7 @@ GROUPS = ("source", "transform", "sink", "engine")
 # conf/config.yaml says what each key does. `Optional[X]` and classes of Enum are the spellings that OmegaConf reads.
 
 Action = Enum("Action", ["run", "plan"])
+Fit = Enum("Fit", ["check", "keep"])
 NothingToDo = Enum("NothingToDo", ["ok", "skip"])
 Progress = Enum("Progress", ["auto", "bar", "lines", "none"])
 
@@ -73,6 +74,7 @@ class Conversion:
 @dataclass
 class Run:
     restart: bool = False
+    fit: Fit = Fit.check
     seed: int = 0
     nothing_to_do: NothingToDo = NothingToDo.ok
     threads: Optional[int] = None  # noqa: UP045

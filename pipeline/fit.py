@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import Tensors
@@ -23,15 +24,21 @@ def save(where: Home, key: str, states: Sequence[Tensors], facts: dict[str, Any]
     write_json(_facts(where), {"key": key, "passes": len(states), **facts})
 
 
-def load(where: Home, key: str) -> list[Tensors] | None:
-    """The states learned under `key`, or None if there are none."""
+@dataclass(frozen=True)
+class Learned:
+    """States of all passes, and the key of what they were learned from."""
+
+    key: str
+    states: list[Tensors]
+
+
+def load(where: Home) -> Learned | None:
+    """What is kept beside the output, or None."""
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     try:
         facts = json.loads(_facts(where).read_bytes())
-        if facts.get("key") != key:
-            return None
         flat = from_bytes(_tensors(where).read_bytes())
     except FileNotFoundError:
         return None
@@ -41,7 +48,7 @@ def load(where: Home, key: str) -> list[Tensors] | None:
     for name, tensor in flat.items():
         number, _, rest = name.partition("/")
         states[int(number)][rest] = tensor
-    return states
+    return Learned(facts["key"], states)
 
 
 def _tensors(where: Home) -> Path:

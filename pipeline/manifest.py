@@ -84,6 +84,7 @@ class Manifest:
             self.where.root.mkdir(parents=True, exist_ok=True)
             self.where.state.mkdir(parents=True, exist_ok=True)
             self._sweep()
+        _drop_torn_line(self._journal)
         old = self._old_identity()
         if old is None and not restart:
             self._refuse_strangers()
@@ -151,10 +152,18 @@ class Manifest:
 
     # ---- working
 
+    @property
+    def parts(self) -> Sequence[Part]:
+        """All parts that are committed."""
+        return list(self._parts.values())
+
     def done(self, tasks: Sequence[Task]) -> dict[str, Part]:
         """Parts of the tasks that are committed and whose files still have their size."""
         found = {t.key: self._parts[t.key] for t in tasks if t.key in self._parts}
-        return {key: part for key, part in found.items() if all(self._intact(file) for file in part.files)}
+        return {key: part for key, part in found.items() if self._whole(part)}
+
+    def _whole(self, part: Part) -> bool:
+        return all(self._intact(file) for file in part.files)
 
     def _intact(self, file: File) -> bool:
         try:
@@ -165,18 +174,26 @@ class Manifest:
     def commit(self, part: Part) -> None:
         """Record a part whose files are durable. From here on it is never done again."""
         line = json.dumps(asdict(part)) + "\n"
-        with storage(self._journal):
-            _drop_torn_line(self._journal)
-            with self._journal.open("ab", buffering=0) as f:
-                f.write(line.encode())
-                if self._durable:
-                    os.fsync(f.fileno())
+        with storage(self._journal), self._journal.open("ab", buffering=0) as f:
+            f.write(line.encode())
+            if self._durable:
+                os.fsync(f.fileno())
         self._parts[part.key] = part
+
+    def vanished(self, tasks: Sequence[Task]) -> list[Part]:
+        """Parts whose input is no longer there, in the order in which they were made.
+
+        They stay: who moves files away after they were processed does not mean to lose the output.
+        """
+        if self.where.single:
+            return []
+        here = {split.id for task in tasks for split in task.splits}
+        return [part for part in self._parts.values() if here.isdisjoint(part.splits) and self._whole(part)]
 
     # ---- finishing
 
     def finished(self, tasks: Sequence[Task]) -> bool:
-        """Whether the manifest on disk stands for just these tasks."""
+        """Whether the manifest on disk stands for just these tasks, and parts whose input is gone."""
         try:
             data = (self.where.markers / "_manifest.json").read_bytes()
             marker = (self.where.markers / "_SUCCESS").read_text().strip()
@@ -185,11 +202,11 @@ class Manifest:
         keys = (
             [part["key"] for part in json.loads(data)["parts"]] if hashlib.sha256(data).hexdigest() == marker else None
         )
-        return keys == [task.key for task in tasks]
+        return keys == [part.key for part in self.vanished(tasks)] + [task.key for task in tasks]
 
     def finish(self, tasks: Sequence[Task], facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write the manifest and the marker, then remove files that it no longer lists."""
-        parts = [asdict(self._parts[task.key]) for task in tasks]
+        parts = [asdict(part) for part in [*self.vanished(tasks), *(self._parts[task.key] for task in tasks)]]
         manifest = {
             "version": VERSION,
             **facts,
@@ -231,7 +248,9 @@ def _records(journal: Path) -> Iterator[dict[str, Any]]:
 
 def _drop_torn_line(journal: Path) -> None:
     """Without this, the next line would be glued to what a killed run left of its last one."""
-    with journal.open("rb+") as f:
+    if not journal.exists():
+        return
+    with storage(journal), journal.open("rb+") as f:
         data = f.read()
         if data and not data.endswith(b"\n"):
             f.truncate(data.rfind(b"\n") + 1)

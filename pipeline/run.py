@@ -7,16 +7,29 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import fit as fitted
 from pipeline.columns import array_field, describe
-from pipeline.core import Device, Engine, Fittable, Setup, Sink, Source, Split, TakesValidity, Task, Tensors, Transform
-from pipeline.errors import ConfigError, DTypeError, InputError, PipelineError
+from pipeline.core import (
+    Device,
+    Engine,
+    Fittable,
+    Part,
+    Setup,
+    Sink,
+    Source,
+    Split,
+    TakesValidity,
+    Task,
+    Tensors,
+    Transform,
+)
+from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
 from pipeline.files import Home, home, lock, write_json
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.manifest import Manifest, digest
@@ -45,6 +58,8 @@ class Options:
         stream_bytes: bytes of all batches that wait between lanes.
         conversion: what may happen to values on their way into tensors and back.
         restart: replace what the output holds.
+        fit: when the input is no longer what the transform learned from: ``check`` refuses, ``keep`` applies what it
+            learned to the new input.
         seed: of random numbers in the transform; combined with the key of each part.
         threads: intra-op threads of torch.
         every, progress: see `pipeline.progress.progress`.
@@ -60,6 +75,7 @@ class Options:
     stream_bytes: int = 256 << 20
     conversion: Conversion = field(default_factory=Conversion)
     restart: bool = False
+    fit: str = "check"
     seed: int = 0
     threads: int | None = None
     every: float = 5.0
@@ -78,6 +94,8 @@ class Options:
         ):
             if value is not None and value < least:
                 raise ConfigError(f"{key} must be at least {least}; got {value}")
+        if self.fit not in ("check", "keep"):
+            raise ConfigError(f"run.fit must be check or keep; got {self.fit!r}")
 
 
 @dataclass(frozen=True)
@@ -132,7 +150,7 @@ def run(
     with lock(stage.where.state):
         manifest = Manifest(stage.where, durable=durable)
         manifest.open(stage.identity, restart=options.restart)
-        transform, learned, fit_lanes = _fit(stage, restart=options.restart)
+        transform, learned, fit_lanes = _fit(stage, started=bool(manifest.parts))
         work = tasks(stage.plan.splits, stage.identity, learned, single=sink.single, moves=stage.ways.moves)
         done = manifest.done(work)
         pending = [task for task in work if task.key not in done]
@@ -140,12 +158,15 @@ def run(
             return _nothing_to_do(stage, list(done.values()), time.perf_counter() - start)
         if done:
             log.info("%d of %d parts are there already", len(done), len(work))
+        for part in manifest.vanished(work):
+            log.warning("%s is no longer in the input; its part stays (run.restart=true drops it)", part.splits[0])
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
         with progress("rows", rows, options.progress, options.every) as advance:
             worker = stage.worker(transform, advance)
-            for part in engine.map(worker, pending):
-                manifest.commit(part)
-                done[part.key] = part
+            with _closing(engine.map(worker, pending)) as parts:
+                for part in parts:
+                    manifest.commit(part)
+                    done[part.key] = part
         report = Report(
             stage.plan,
             [done[task.key] for task in work],
@@ -159,6 +180,16 @@ def run(
         )
         manifest.finish(work, {"identity": dict(stage.identity), "schema": _schema_facts(stage)})
         return _report(stage, report)
+
+
+@contextmanager
+def _closing(parts: Iterator[Part]) -> Iterator[Iterator[Part]]:
+    """End the lanes whatever ends the run, a signal or a failed commit too."""
+    try:
+        yield parts
+    finally:
+        if isinstance(parts, Generator):
+            parts.close()
 
 
 # ---- before the first row --------------------------------------------------------------------------------------------
@@ -297,7 +328,7 @@ def _check_places(stage: _Stage) -> None:
 # ---- learning --------------------------------------------------------------------------------------------------------
 
 
-def _fit(stage: _Stage, *, restart: bool) -> tuple[Transform, str, list[Any]]:
+def _fit(stage: _Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
     """The transform to apply, the digest of what it learned, and the lanes of the passes."""
     transform = stage.transform
     if not isinstance(transform, Fittable) or transform.fitted:
@@ -305,7 +336,14 @@ def _fit(stage: _Stage, *, restart: bool) -> tuple[Transform, str, list[Any]]:
     key = digest({"identity": stage.identity, "splits": [(s.id, s.version) for s in stage.plan.splits]})
     lanes: list[Any] = []
     current: Transform = transform
-    states = None if restart else fitted.load(stage.where, key)
+    kept = None if stage.options.restart else fitted.load(stage.where)
+    if kept is not None and kept.key != key and started and stage.options.fit == "check":
+        raise OutputError(
+            f"{stage.sink.path!r} was made with what {_name(transform)} learned from another input: files came, went "
+            "or changed. run.restart=true learns anew and replaces all parts, run.fit=keep applies what it learned to the "
+            "new input"
+        )
+    states = kept.states if kept is not None and (kept.key == key or stage.options.fit == "keep") else None
     for state in states or ():
         current = _finish(current, state, stage.device)
     if states is None:

@@ -315,6 +315,36 @@ def test_what_was_learned_is_not_learned_again(tmp_path: Path) -> None:
     assert sum(again.seen) == 0
 
 
+def test_new_input_for_a_fitted_transform_needs_a_word(tmp_path: Path) -> None:
+    """Refused by default; `fit=keep` applies what was learned; a restart learns anew and redoes all."""
+    out = tmp_path / "a"
+    run_rows(Rows(table(200)), Centre(), out, columns=["x"], carry="none")
+    with pytest.raises(OutputError, match=r"learned from another input.*run.restart=true.*run.fit=keep"):
+        run_rows(Rows(table(300)), Centre(), out, columns=["x"], carry="none")
+    summary = run_rows(Rows(table(300)), Centre(), out, columns=["x"], carry="none", fit="keep")
+    assert summary["parts_made"] == 1
+    assert np.allclose(read(out)["x"], np.arange(300) - 99.5)
+    run_rows(Rows(table(300)), Centre(), out, columns=["x"], carry="none", restart=True)
+    assert np.allclose(read(out)["x"], np.arange(300) - 149.5)
+
+
+def test_the_part_of_vanished_input_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Files are moved away after they were processed; a warning says so, and the next run has nothing to do."""
+    out = tmp_path / "a"
+    source = Rows(table(300))
+    run_rows(source, same, out, columns=NUMBERS)
+
+    class Later(Rows):
+        def splits(self) -> list[Split]:
+            return super().splits()[1:]
+
+    summary = run_rows(Later(table(400)), same, out, columns=NUMBERS)
+    assert "rows-0 is no longer in the input; its part stays" in caplog.text
+    assert (summary["parts_made"], read_manifest(out)["rows"]) == (1, 400)
+    assert read(out).equals(table(400))
+    assert run_rows(Later(table(400)), same, out, columns=NUMBERS)["state"] == "nothing to do"
+
+
 def test_options_are_checked() -> None:
     """By the names that the configuration has."""
     with pytest.raises(ConfigError, match=r"batch.rows must be at least 1; got 0"):
