@@ -340,8 +340,8 @@ def _fit(stage: _Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
     if kept is not None and kept.key != key and started and stage.options.fit == "check":
         raise OutputError(
             f"{stage.sink.path!r} was made with what {_name(transform)} learned from another input: files came, went "
-            "or changed. run.restart=true learns anew and replaces all parts, run.fit=keep applies what it learned to the "
-            "new input"
+            "or changed. run.restart=true learns anew and replaces all parts, run.fit=keep applies what it learned to "
+            "the new input"
         )
     states = kept.states if kept is not None and (kept.key == key or stage.options.fit == "keep") else None
     for state in states or ():
