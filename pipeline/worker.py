@@ -8,6 +8,7 @@ keep their order and never cross a split.
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import columns
-from pipeline.batching import rebatch, rows_of
+from pipeline.batching import cut, rebatch, rows_of
 from pipeline.core import (
     Array,
     Arrays,
@@ -43,6 +44,8 @@ from pipeline.errors import DTypeError, PipelineError, RetryError, TransformErro
 from pipeline.layout import ROWS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
 from pipeline.stream import Flow
+
+log = logging.getLogger("pipeline")
 
 FIT_ROWS = 65536
 """Rows of a batch in a fit pass: fixed, so that what is learned does not depend on how the run is batched."""
@@ -81,6 +84,8 @@ class Worker:
     seed: int = 0
     ways: Ways | None = None
     wrote: Callable[[int], None] = field(default=lambda _: None)
+    ceiling: int = 0
+    """Rows that the device was found to have memory for; 0 if it was never full."""
 
     # ---- parts
 
@@ -126,12 +131,42 @@ class Worker:
             if batch.task is not task:  # results depend on the part, not on which parts this process made before
                 task = batch.task
                 manual_seed(zlib.crc32(task.key.encode(), self.seed))
-            with _naming(batch), self.device.compute():
-                tensors, validity = _apart(self.device.ready(staged))
-                out = self._apply(tensors, validity, batch)
-                left = self.device.leave(_together(out))
-            yield batch, left
-            del staged, tensors, validity, out, left
+            with self.device.compute():
+                waiting = [_Piece(batch, *_apart(self.device.ready(staged)))]
+            del staged
+            while waiting:
+                piece = waiting.pop()
+                if self.ceiling and piece.batch.rows > self.ceiling:
+                    waiting += reversed(piece.halves())
+                    continue
+                with _naming(piece.batch):
+                    left = self._try(piece)
+                if left is None:
+                    waiting.append(piece)
+                    continue
+                yield piece.batch, left
+                del piece, left
+
+    def _try(self, piece: _Piece) -> Staged | None:
+        """The output of a piece, or None if the device is too small for it and `ceiling` was lowered.
+
+        What follows on a full device happens outside the except block, whose traceback keeps the tensors alive.
+        """
+        versions = {name: tensor._version for name, tensor in piece.tensors.items()}
+        try:
+            with self.device.compute():
+                out = self._apply(piece.tensors, piece.validity, piece.batch)
+                return self.device.leave(_together(out))
+        except _DeviceFullError as e:
+            full = str(e)
+        rows = piece.batch.rows
+        written = any(tensor._version != versions[name] for name, tensor in piece.tensors.items())
+        if rows < 2 or written or not getattr(self.transform, "rowwise", True):
+            why = "it had written into its input" if written else "it is not row-wise" if rows > 1 else "it is one row"
+            raise RetryError(f"{full} with {rows} rows, and the batch cannot be split: {why}. Lower batch.bytes")
+        self.ceiling = -(-rows // 2)
+        log.warning("%s with %d rows; going on with %d", full, rows, self.ceiling)
+        return None
 
     def _apply(self, tensors: Tensors, validity: Validity, batch: Batch) -> Output:
         before = {name: tensor._version for name, tensor in tensors.items()} if self._guarded else {}
@@ -216,6 +251,33 @@ class Worker:
                 part = transform.update(part, _seen(tensors, self.layout), validity)
             self.wrote(batch.rows)
         return total if part is None else transform.merge(total, part)
+
+
+class _DeviceFullError(RetryError):
+    """The device is out of memory."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A batch on the device, or part of one that was too large for it."""
+
+    batch: Batch
+    tensors: Tensors
+    validity: Validity
+
+    def halves(self) -> list[_Piece]:
+        """Two pieces with half of the rows each, in order."""
+        b, half = self.batch, -(-self.batch.rows // 2)
+        head = replace(b, rows=half, columns=cut(b.columns, 0, half), last=False)
+        tail = replace(b, first=b.first + half, rows=b.rows - half, columns=cut(b.columns, half, b.rows), nulls={})
+        return [
+            _Piece(
+                batch,
+                {name: tensor[start:stop] for name, tensor in self.tensors.items()},
+                {name: valid[start:stop] for name, valid in self.validity.items()},
+            )
+            for batch, start, stop in ((head, 0, half), (tail, half, b.rows))
+        ]
 
 
 @dataclass
@@ -341,7 +403,7 @@ def _transform_errors() -> Iterator[None]:
     except (PipelineError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except OutOfMemoryError as e:
-        raise RetryError(f"the device is out of memory: {_first_line(e)}. Lower batch.bytes or batch.rows") from e
+        raise _DeviceFullError(f"the device is out of memory: {_first_line(e)}") from e
     except Exception as e:
         raise TransformError(f"the transform raised {type(e).__name__}: {_first_line(e)}") from e
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from pipeline.core import Columns, Output, Split
-from pipeline.errors import ConfigError, DTypeError, OutputError, TransformError
+from pipeline.errors import ConfigError, DTypeError, OutputError, RetryError, TransformError
 from pipeline.manifest import read_manifest
 from tests.fakes import FailAt, Rows, run_rows, same, table
 
@@ -343,6 +343,47 @@ def test_the_part_of_vanished_input_stays(tmp_path: Path, caplog: pytest.LogCapt
     assert (summary["parts_made"], read_manifest(out)["rows"]) == (1, 400)
     assert read(out).equals(table(400))
     assert run_rows(Later(table(400)), same, out, columns=NUMBERS)["state"] == "nothing to do"
+
+
+@dataclass(frozen=True)
+class Small:
+    """A transform that finds room for so many rows, as on a small device."""
+
+    room: int
+    rowwise: bool = True
+    sizes: list[int] = field(default_factory=list)
+
+    def __call__(self, tensors: Any) -> Any:
+        rows = len(tensors["x"])
+        if rows > self.room:
+            raise torch.OutOfMemoryError("planned: no room")
+        self.sizes.append(rows)
+        return {"x": tensors["x"] + 1}
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("room", [1, 3, 10])
+def test_a_batch_too_large_for_the_device_is_split(tmp_path: Path, room: int, depth: int) -> None:
+    """Only that batch; carried columns and order stay, later batches are smaller at once, the bytes are the same."""
+    small = Small(room)
+    run_rows(Rows(table()), small, tmp_path / "a", columns=["x"], stream_depth=depth)
+    run_rows(Rows(table()), lambda t: {"x": t["x"] + 1}, tmp_path / "b", columns=["x"])
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert max(small.sizes) <= room
+    assert (
+        read_manifest(tmp_path / "a")["parts"][0]["nulls_in"] == read_manifest(tmp_path / "b")["parts"][0]["nulls_in"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("transform", "why"),
+    [(Small(0), "with 1 rows.*it is one row"), (Small(3, rowwise=False), "with 16 rows.*it is not row-wise")],
+)
+def test_a_device_too_small_for_a_batch_that_cannot_be_split(tmp_path: Path, transform: Small, why: str) -> None:
+    """Worth trying again elsewhere, so it has the code for that; nothing is committed."""
+    with pytest.raises(RetryError, match=why):
+        run_rows(Rows(table()), transform, tmp_path / "a", columns=["x"])
+    assert digests(tmp_path / "a") == {}
 
 
 def test_options_are_checked() -> None:
