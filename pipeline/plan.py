@@ -75,10 +75,8 @@ class Plan:
             ("transform", self.names["transform"] + (", fitted by a pass over the data first" if self.fits else "")),
             ("device", self.names["device"]),
             ("batches", f"at most {self.batch_rows:,} rows, {human(self.batch_bytes)} of tensors{batches}"),
-            (
-                "memory",
-                f"about {human(self.memory)} for at most {counted(self.in_flight, 'batch', 'batches')} in flight",
-            ),
+            ("nulls", _NULLS[self.layout.conversion.policy.nulls]),
+            ("memory", f"about {human(self.memory)} for {counted(self.in_flight, 'batch', 'batches')} in flight"),
             ("sink", f"{self.names['sink']}: {parts}"),
             *(("note", note) for note in self.notes),
         ]
@@ -94,7 +92,9 @@ class Plan:
                 route = routes[f.name]
                 copy = route.copy or ("the transform writes in place" if self.layout.copy else "")
                 into = f" {route.name!r}" if route.stacked else ""
-                way = f"tensor{into} {route.kind}, " + (f"one copy: {copy}" if copy else "memory shared")
+                nulls = self.layout.conversion.of(f.name).nulls
+                other = f"; nulls: {_NULLS[nulls]}" if nulls != self.layout.conversion.policy.nulls else ""
+                way = f"tensor{into} {route.kind}, " + (f"one copy: {copy}" if copy else "memory shared") + other
             else:
                 way = "carried untouched" if f.name in self.layout.carried else "left out (carry)"
             rows.append((f.name, describe(f), way))
@@ -104,6 +104,13 @@ class Plan:
         origin = {e.name: "carried" if e.tensor is None else "transform" for e in self.exits}
         rows = [(f.name, describe(f), origin[f.name]) for f in self.stored.fields]
         return table(["output column", "stored as", "from"], rows)
+
+
+_NULLS = {
+    "mask": "kept: values and validity travel apart (mask)",
+    "error": "an error in tensor columns (error)",
+    "fill": "filled with conversion.fill_value (fill)",
+}
 
 
 def tasks(

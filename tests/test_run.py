@@ -17,8 +17,13 @@ import pytest
 import torch
 
 from pipeline.core import Columns, Output, Split
+from pipeline.device.cpu import Cpu
+from pipeline.engine.local import Local
 from pipeline.errors import ConfigError, DTypeError, OutputError, RetryError, TransformError
 from pipeline.manifest import read_manifest
+from pipeline.policy import Conversion, Policy
+from pipeline.run import Options, plan
+from pipeline.sink.parquet import Parquet
 from tests.fakes import FailAt, Rows, run_rows, same, table
 
 NUMBERS = ["id", "x"]
@@ -384,6 +389,27 @@ def test_a_device_too_small_for_a_batch_that_cannot_be_split(tmp_path: Path, tra
     with pytest.raises(RetryError, match=why):
         run_rows(Rows(table()), transform, tmp_path / "a", columns=["x"])
     assert digests(tmp_path / "a") == {}
+
+
+def test_the_plan_says_what_happens_to_each_column_and_writes_nothing(tmp_path: Path) -> None:
+    """The way of columns, copies and why, nulls, the output schema; also under exceptions by column."""
+    conversion = Conversion(
+        Policy(nulls="mask"), {"n": {"nulls": "fill"}, "id": {"dtype": "float64", "cast": "unsafe"}}
+    )
+    options = Options(columns=["id", "x", "n"], carry=["word"], conversion=conversion)
+    out = tmp_path / "out"
+    sink, engine, device = Parquet(str(out)), Local(), Cpu()
+    text = plan(source=Rows(table()), transform=same, sink=sink, engine=engine, device=device, options=options)
+    middle = text.split("input column")[1].split("output column")[0]
+    lines = {line.split()[0]: line for line in middle.splitlines() if line}
+    assert "250 rows" in text
+    assert "tensor float64, one copy: cast from int64" in lines["id"]
+    assert "tensor float32, memory shared" in lines["x"]
+    assert "nulls: filled" in lines["n"]
+    assert "carried untouched" in lines["word"]
+    assert "left out (carry)" in lines["list"]
+    assert "kept: values and validity travel apart" in text
+    assert not out.exists()
 
 
 def test_options_are_checked() -> None:
