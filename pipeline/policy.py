@@ -217,9 +217,12 @@ def cast(array: Array, dtype: np.dtype[Any], check: str, valid: Array | None) ->
 
 def _round_trips(array: Array, made: Array) -> Array:
     same: Array = made.astype(array.dtype) == array
-    if array.dtype.kind in "iu" and made.dtype.kind in "fc":  # 2**63 as a float casts back to the nearest integer
+    if array.dtype.kind in "iu" and made.dtype.kind in "fc":
+        # Infinity, and the float next above the largest integer, may cast back to a limit.
         limit = np.iinfo(array.dtype)
-        same &= (made.real >= limit.min) & (made.real < float(limit.max) + (1 if limit.max < 2**53 else 0))
+        same &= np.isfinite(made) & (made.real < float(limit.max) + (1 if limit.max < 2**53 else 0))
+    if array.dtype.kind in "fc" and made.dtype.kind in "iu":
+        same &= _in_range(array, made.dtype)  # what lies outside casts to another number on each processor
     if array.dtype.kind == "u" and made.dtype.kind == "i":
         same &= made >= 0
     if array.dtype.kind == "i" and made.dtype.kind == "u":
