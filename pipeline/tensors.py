@@ -75,7 +75,10 @@ def to_tensor(array: Array, name: str, *, share: bool) -> Tensor:
 
 
 def to_array(tensor: Tensor, name: str) -> Array:
-    """The column as a NumPy array in C order with the same bits; shares the memory of the tensor where it can.
+    """The column as a NumPy array with the same bits and strides; shares the memory of the tensor where it can.
+
+    Rows that repeat one place in memory (an expanded tensor) are copied. What needs C order makes it: taken apart into
+    columns, a matrix that is kept by columns is copied once and not twice.
 
     Raises:
         DTypeError: NumPy has no such dtype.
@@ -94,7 +97,7 @@ def to_array(tensor: Tensor, name: str) -> Array:
         raise TransformError(
             f"column {name!r} is a {kind}; return a plain dense tensor. torch says: {error}"
         ) from error
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return array if all(stride > 0 for stride in array.strides) else np.array(array, order="C", copy=True)
 
 
 def check_device(tensors: Tensors, device: torch.device, name: str) -> None:

@@ -235,3 +235,13 @@ def test_rows_of_types_that_arrow_cannot_take(type_: pa.DataType, index: list[in
     words = ["a", None, "c", "d" * 20]
     column = pa.array(words if type_ == pa.string_view() else [[w] for w in words], type_)
     assert columns.take(column, np.array(index, np.int64)).to_pylist() == [column.to_pylist()[i] for i in index]
+
+
+def test_a_decimal_that_is_wider_than_its_type_says_is_refused() -> None:
+    """A damaged file could hold one; its low half alone would be another number. Under nulls anything may lie."""
+    bits = pa.py_buffer(np.array([5, 0, 7, 1], "<i8"))
+    with pytest.raises(DTypeError, match="column 'x' is decimal128.*more digits"):
+        columns.values(pa.Array.from_buffers(pa.decimal128(10, 2), 2, [None, bits]), "x")
+    valid = pa.py_buffer(b"\x01")
+    values, _ = columns.values(pa.Array.from_buffers(pa.decimal128(10, 2), 2, [valid, bits]), "x")
+    assert values[0] == 5

@@ -100,15 +100,14 @@ def test_every_bit_goes_there_and_back(dtype: str, shape: tuple[int, ...], share
 
 @pytest.mark.parametrize("layout", SHARED)
 def test_what_torch_can_read_is_shared(layout: str) -> None:
-    """The tensor has the address and the strides of the array, and the way back is free where rows are in order."""
+    """The tensor has the address and the strides of the array, and the way back is free unless places repeat."""
     array = SHARED[layout]
     tensor = to_tensor(array, "x", share=True)
     assert shareable(array)
     assert tensor.data_ptr() == address(array)
     assert tuple(s * array.itemsize for s in tensor.stride()) == array.strides
     back = to_array(tensor, "x")
-    assert back.flags.c_contiguous
-    assert (address(back) == address(array)) == array.flags.c_contiguous
+    assert (address(back) == address(array)) == all(stride > 0 for stride in array.strides)
     assert back.tobytes() == array.tobytes()
 
 
@@ -225,11 +224,11 @@ def test_a_thread_under_inference_mode_makes_the_same_tensors() -> None:
         (torch.zeros(0, 3).t(), [[], [], []]),
     ],
 )
-def test_any_dense_tensor_becomes_an_array_in_c_order(tensor: torch.Tensor, expected: list[Any]) -> None:
+def test_any_dense_tensor_becomes_an_array(tensor: torch.Tensor, expected: list[Any]) -> None:
     """Gradients, conjugates, negatives, transposes and expands are resolved."""
     array = to_array(tensor, "x")
     assert array.tolist() == expected
-    assert array.flags.c_contiguous
+    assert not array.size or all(stride > 0 for stride in array.strides)
 
 
 def test_an_inference_tensor_becomes_an_array_in_another_thread() -> None:

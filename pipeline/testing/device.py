@@ -166,7 +166,7 @@ class DeviceContract:
         assert_same_bits(one_by_one(self.make(), [batch], identity), [expected])
 
     def test_any_memory_layout_comes_out(self) -> None:
-        """Transposed, expanded, negated and sliced tensors leave with their values, in C order."""
+        """Transposed, expanded, negated and sliced tensors leave with their values."""
 
         def transform(tensors: Tensors) -> Tensors:
             x = tensors["x"]
@@ -176,7 +176,6 @@ class DeviceContract:
         expected = {"transposed": x.T.copy(), "expanded": x[:, :1].repeat(3, 1), "sliced": x[:, ::2].copy()}
         (found,) = one_by_one(self.make(), [{"x": x}], transform)
         assert_same_bits([found], [{**expected, "empty": x[:, :0].copy()}])
-        assert all(array.flags.c_contiguous for array in found.values())
 
     def test_a_batch_without_columns_passes(self) -> None:
         """Nothing in, nothing out: all columns of a table may be carried."""
