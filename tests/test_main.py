@@ -250,6 +250,15 @@ def test_a_failing_transform_shows_a_traceback_only_on_request(
     assert "usercode.py" in front(*MINE)[2]
 
 
+def test_what_failed_at_first_can_be_corrected(here: Path, front: Front) -> None:
+    """A run that made no part claims nothing: the corrected transform needs no restart."""
+    mine("explode")
+    assert front(*MINE)[0] == 70
+    mine("twice")
+    code, _, err = front(*MINE)
+    assert code == 0, err
+
+
 def test_flags_may_stand_anywhere(here: Path, front: Front) -> None:
     """Hydra refuses a flag between overrides; wrapper scripts put them there."""
     assert front(*MINE[2:], "--config-dir", "my_conf", "batch.rows=2")[0] == 0
