@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline import config
+from pipeline import __version__, config
 from pipeline.errors import ConfigError, PipelineError
 
 log = logging.getLogger("pipeline")
@@ -43,17 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Nothing is raised but what ends the process at once."""
     args = list(sys.argv[1:] if argv is None else argv)
     door = _Door(args, verbose=os.environ.get("HYDRA_FULL_ERROR") == "1")
-    with _signals(), _hydra_process(args):
+    if args == ["--version"]:
+        emit(f"tensor-etl-stage {__version__}")
+        return 0
+    with _signals(door), _hydra_process(args):
         try:
             hydra.main(config_path=config.conf_dir(), config_name="config", version_base="1.3")(door.job)()
         except SystemExit as e:
-            return e.code if isinstance(e.code, int) and e.code < 128 else door.stopped(e.code)
+            return door.stopped(e.code)
         except KeyboardInterrupt:
             return door.stopped(128 + signal.SIGINT)
         except BrokenPipeError:
             return 0  # Hydra was printing its help or a configuration, and the reader has seen enough
         except Exception as e:  # noqa: BLE001  (every exception becomes one line and an exit code)
-            return door.failed(e)
+            return door.stopped(128 + door.signal) if door.signal else door.failed(e)
         finally:
             emit()
     return door.code()
@@ -73,10 +76,15 @@ class _Outcome:
 
 @dataclass
 class _Door:
-    """One call of `main`: its arguments and the outcomes of its jobs."""
+    """One call of `main`: its arguments, the outcomes of its jobs, and the signal that ends it, if one came.
+
+    The signal is remembered since the exception that it raises may come back as another one: Python 3.11 wraps what is
+    raised within `__set_name__`, and libraries have such places.
+    """
 
     args: list[str]
     verbose: bool
+    signal: int = 0
     outcomes: list[_Outcome] = field(default_factory=list)
     home: int = field(default_factory=os.getpid)
 
@@ -88,16 +96,18 @@ class _Door:
         overrides = " ".join(each.lstrip("+") for each in config.overrides())
         try:
             summary = _work(cfg, self.args)
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             if os.getpid() != self.home:
                 raise
+            if self.signal:
+                raise SystemExit(128 + self.signal) from e
             return self._record(overrides, e)
         skip = summary["state"] == "nothing to do" and cfg.run.nothing_to_do is config.NothingToDo.skip
         self.outcomes.append(_Outcome(overrides, _SKIP if skip else 0))
         emit(json.dumps(summary, default=str))
         return summary
 
-    def _record(self, overrides: str, e: Exception) -> dict[str, Any]:
+    def _record(self, overrides: str, e: BaseException) -> dict[str, Any]:
         code, message = describe(e)
         self._trace(e)
         if config.in_sweep():
@@ -112,7 +122,9 @@ class _Door:
             complain(failed[0].error, failed[0].code)
         elif failed:
             lines = [f"{o.overrides or 'no overrides'} (exit code {o.code}): {o.error}" for o in failed]
-            complain("\n  - ".join([f"{len(failed)} of {len(self.outcomes)} jobs failed", *lines]), 1)
+            title = f"{len(failed)} of {len(self.outcomes)} jobs failed"
+            _failure(title, failed[0].code)
+            complain("\n  - ".join([title, *lines]), 1)
         if failed:
             return failed[0].code
         return _SKIP if self.outcomes and all(o.code == _SKIP for o in self.outcomes) else 0
@@ -126,15 +138,20 @@ class _Door:
         return code
 
     def stopped(self, code: Any) -> int:
-        """The exit code after a signal, or after `sys.exit` with more than a number."""
+        """The exit code after a signal, or after Hydra has called `sys.exit`."""
+        if not code:
+            return 0
         if not isinstance(code, int):
-            return 0 if code is None else self.failed(PipelineError(str(code)))
-        message = f"stopped by {signal.Signals(code - 128).name}; {_KEPT}" if code > 128 else f"exit code {code}"
+            return self.failed(PipelineError(str(code)))
+        if code < 128:  # the parser of the command line has said on stderr what is wrong with it
+            _failure("the command line is not understood; see --help", code)
+            return code
+        message = f"stopped by {signal.Signals(code - 128).name}; {_KEPT}"
         _failure(message, code)
         complain(message, code)
         return code
 
-    def _trace(self, e: Exception) -> None:
+    def _trace(self, e: BaseException) -> None:
         if self.verbose:
             traceback.print_exception(e)
 
@@ -245,7 +262,7 @@ def force(arg: str) -> str:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def _signals(door: _Door) -> Iterator[None]:
     """Turn the first SIGTERM or SIGINT into an exception in the main thread; a second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -255,6 +272,7 @@ def _signals() -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         for name in names:
             signal.signal(name, signal.SIG_DFL)
+        door.signal = number
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
@@ -270,8 +288,10 @@ def _signals() -> Iterator[None]:
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
-def describe(e: Exception) -> tuple[int, str]:
+def describe(e: BaseException) -> tuple[int, str]:
     """Exit code and message of an exception."""
+    if isinstance(e, SystemExit):
+        return 1, f"the source, transform or sink called sys.exit({e.code!r}); raise an exception instead"
     if isinstance(e, PipelineError):
         return e.code, str(e)
     if isinstance(e, (HydraException, OmegaConfBaseException)):

@@ -43,7 +43,8 @@ def load(where: Home) -> Learned | None:
     except FileNotFoundError:
         return None
     except (ValueError, SafetensorError) as e:
-        raise OutputError(f"{str(_facts(where))!r} is damaged: {e}. run.restart=true learns it anew") from e
+        damaged = _tensors(where) if isinstance(e, SafetensorError) else _facts(where)
+        raise OutputError(f"{str(damaged)!r} is damaged: {e}. run.restart=true learns it anew") from e
     states: list[Tensors] = [{} for _ in range(facts["passes"])]
     for name, tensor in flat.items():
         number, _, rest = name.partition("/")

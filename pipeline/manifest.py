@@ -85,14 +85,14 @@ class Manifest:
             self.where.state.mkdir(parents=True, exist_ok=True)
             self._sweep()
         _drop_torn_line(self._journal)
-        old = self._old_identity()
-        if old is None and not restart:
-            self._refuse_strangers()
+        old = self._old_identity(restart=restart)
         if old is not None:
-            self._load()
+            self._load(restart=restart)
         changed = old is not None and old != json.loads(json.dumps(identity))
-        if changed and not restart:
+        if changed and not restart and (self._parts or self._retired):
             raise OutputError(self._difference(old or {}, identity))
+        if (old is None or changed) and not restart:
+            self._refuse_strangers()
         if restart:
             (self.where.markers / "_SUCCESS").unlink(missing_ok=True)
         if old is None or changed or restart:
@@ -102,21 +102,30 @@ class Manifest:
         """Remove what dead runs left under construction; the lock is ours, so nobody else is at work."""
         shutil.rmtree(self.where.temp, ignore_errors=True)
 
-    def _old_identity(self) -> dict[str, Any] | None:
+    def _old_identity(self, *, restart: bool) -> dict[str, Any] | None:
         try:
             old: dict[str, Any] = json.loads(self._identity.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as e:
+            if restart:
+                return {}
             raise OutputError(f"{str(self._identity)!r} is damaged: {e}. run.restart=true makes the output anew") from e
         return old
 
     def _refuse_strangers(self) -> None:
         """Readers of the folder would mix files of unknown origin with ours."""
         if self.where.single:
-            found = [self.where.single] if (self.where.root / self.where.single).exists() else []
-        else:
-            found = sorted(p.name for p in self.where.root.iterdir() if not p.name.startswith(("_", ".")))
+            file = self.where.root / self.where.single
+            if file.is_dir():
+                raise OutputError(f"{str(file)!r} is a folder, where one file should go. Choose another sink.path")
+            if file.exists():
+                raise OutputError(
+                    f"{str(file)!r} is already there, and no manifest lists it. Choose another sink.path, or "
+                    "run.restart=true to replace it"
+                )
+            return
+        found = sorted(p.name for p in self.where.root.iterdir() if not p.name.startswith(("_", ".")))
         if found:
             raise OutputError(
                 f"{str(self.where.root)!r} already holds {found[0]!r}"
@@ -125,7 +134,7 @@ class Manifest:
             )
 
     def _difference(self, old: Identity, new: Identity) -> str:
-        keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+        keys = [k for k in sorted(old.keys() | new.keys(), key=_rank) if old.get(k) != new.get(k)]
         shown = "; ".join(f"{k} was {_short(old.get(k))}, now {_short(new.get(k))}" for k in keys[:5])
         more = f"; and {len(keys) - 5} more" if len(keys) > 5 else ""
         target = self.where.root / self.where.single if self.where.single else self.where.root
@@ -134,8 +143,8 @@ class Manifest:
             "run.restart=true to replace it"
         )
 
-    def _load(self) -> None:
-        for record in _records(self._journal):
+    def _load(self, *, restart: bool) -> None:
+        for record in _records(self._journal, damaged=restart):
             if "retired" in record:
                 self._retired.update(record["retired"])
             else:
@@ -231,19 +240,34 @@ class Manifest:
                 (self.where.root / path).unlink(missing_ok=True)
 
 
+def _rank(key: str) -> tuple[bool, str]:
+    """What a person has set comes before what follows from it."""
+    return key.startswith(("code.", "input.", "output.", "version")), key
+
+
 def _short(value: object) -> str:
     text = "not there" if value is None else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _records(journal: Path) -> Iterator[dict[str, Any]]:
+def _records(journal: Path, *, damaged: bool) -> Iterator[dict[str, Any]]:
+    """What the journal holds; lines that are no JSON are passed over if `damaged`."""
     try:
         lines = journal.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return
-    for line in lines:
-        if line.endswith(b"\n"):
-            yield json.loads(line)
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            record = json.loads(line)
+        except ValueError as e:
+            if damaged:
+                continue
+            raise OutputError(
+                f"line {number} of {str(journal)!r} is damaged: {e}. run.restart=true makes the output anew"
+            ) from e
+        yield record
 
 
 def _drop_torn_line(journal: Path) -> None:

@@ -343,7 +343,8 @@ def _fit(stage: _Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
             "or changed. run.restart=true learns anew and replaces all parts, run.fit=keep applies what it learned to "
             "the new input"
         )
-    states = kept.states if kept is not None and (kept.key == key or stage.options.fit == "keep") else None
+    keeps = started and stage.options.fit == "keep"  # before the first part, the configuration may have been another
+    states = kept.states if kept is not None and (kept.key == key or keeps) else None
     for state in states or ():
         current = _finish(current, state, stage.device)
     if states is None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pipeline
 from pipeline.__main__ import emit, force, main, split
 
 ROOT = Path(__file__).parents[1]
@@ -179,7 +180,8 @@ def test_a_sweep_over_devices_names_every_failed_job(here: Path, front: Front) -
     args = [a for a in MINE if not a.startswith(("sink.path", "device"))]
     code, out, err = front("-m", *args, "+device=cuda:7,cpu,cuda:8")
     assert code == 2
-    assert [json.loads(line)["state"] for line in out] == ["failed", "done", "failed"]
+    assert [json.loads(line)["state"] for line in out[:-1]] == ["failed", "done", "failed"]
+    assert json.loads(out[-1]) == {"state": "failed", "error": "2 of 3 jobs failed", "code": 2}
     assert "2 of 3 jobs failed" in err
     assert err.count("(exit code 2): device=cuda") == 2
     assert "Traceback" not in err
@@ -248,6 +250,15 @@ def test_a_failing_transform_shows_a_traceback_only_on_request(
     assert "Traceback" not in err
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     assert "usercode.py" in front(*MINE)[2]
+
+
+def test_what_failed_at_first_can_be_corrected(here: Path, front: Front) -> None:
+    """A run that made no part claims nothing: the corrected transform needs no restart."""
+    mine("explode")
+    assert front(*MINE)[0] == 70
+    mine("twice")
+    code, _, err = front(*MINE)
+    assert code == 0, err
 
 
 def test_flags_may_stand_anywhere(here: Path, front: Front) -> None:
@@ -321,6 +332,48 @@ def test_the_first_sigterm_ends_in_order(here: Path) -> None:
     assert "stopped by SIGTERM" in err
     assert "Traceback" not in err
     assert not Path("y.npy").exists()
+
+
+def test_a_signal_that_a_library_wraps_is_still_a_signal(here: Path, front: Front) -> None:
+    """Also in a sweep, whose other jobs do not start."""
+    Path("usercode.py").write_text("""
+import os, signal
+
+def wraps(t):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.sigtimedwait([], 5)
+    except BaseException as e:
+        raise RuntimeError("wrapped") from e
+""")
+    mine("wraps")
+    code, out, err = front("-m", *MINE, "stream.depth=0", "batch.rows=2,3")
+    assert (code, json.loads(out[-1])["code"]) == (143, 143)
+    assert "stopped by SIGTERM" in err
+    assert len(out) == 1
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_transform_that_calls_exit_has_failed(here: Path, front: Front, depth: int) -> None:
+    """Exit code 0 would say that the output is there."""
+    Path("usercode.py").write_text("import sys\n\ndef leaves(t):\n    sys.exit(0)\n")
+    mine("leaves")
+    code, out, err = front(*MINE, f"stream.depth={depth}")
+    assert (code, json.loads(out[-1])["code"]) == (1, 1)
+    assert "called sys.exit(0)" in err
+
+
+def test_a_flag_that_does_not_exist_ends_with_json_too(here: Path, front: Front) -> None:
+    """Hydra's parser says the rest."""
+    code, out, err = front("--nope")
+    assert (code, json.loads(out[-1])["code"]) == (2, 2)
+    assert "--nope" in err
+
+
+def test_the_version_is_ours(front: Front) -> None:
+    """Not that of Hydra."""
+    code, out, _ = front("--version")
+    assert (code, out) == (0, [f"tensor-etl-stage {pipeline.__version__}"])
 
 
 def test_a_closed_stdout_breaks_nothing(here: Path) -> None:

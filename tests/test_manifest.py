@@ -58,9 +58,38 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 
 def test_another_configuration_is_refused_with_what_changed(tmp_path: Path) -> None:
     """Parts of two configurations are never mixed; the message has both values and both ways out."""
-    _opened(tmp_path, {"transform.min": 0})
-    with pytest.raises(OutputError, match=r"transform.min was 0, now 1.*another sink.path.*run.restart=true"):
-        _opened(tmp_path, {"transform.min": 1})
+    _make(_opened(tmp_path, {"output.x": "float", "transform.min": 0}), TASKS[0])
+    words = r"transform.min was 0, now 1; output.x was .*another sink.path.*run.restart=true"
+    with pytest.raises(OutputError, match=words):
+        _opened(tmp_path, {"output.x": "double", "transform.min": 1})
+
+
+def test_a_run_that_made_nothing_holds_nothing(tmp_path: Path) -> None:
+    """Who corrects the configuration after a first failure gives the same command again, without a restart."""
+    _opened(tmp_path, {"conversion.nulls": "error"})
+    manifest = _opened(tmp_path, {"conversion.nulls": "fill"})
+    _make(manifest, TASKS[0])
+    assert set(_opened(tmp_path, {"conversion.nulls": "fill"}).done(TASKS)) == {"key0"}
+
+
+def test_a_part_that_was_published_and_not_recorded_is_not_mixed_with_others(tmp_path: Path) -> None:
+    """A killed run may leave one; under another configuration it has another name and would stay."""
+    _opened(tmp_path, {"a": 1})
+    (tmp_path / "part-0.bin").touch()
+    with pytest.raises(OutputError, match="already holds 'part-0.bin'"):
+        _opened(tmp_path, {"a": 2})
+
+
+@pytest.mark.parametrize(("name", "line"), [("identity.json", ""), ("journal.jsonl", "line 3 of ")])
+def test_damaged_bookkeeping_is_named_and_a_restart_gets_past_it(tmp_path: Path, name: str, line: str) -> None:
+    """What the message advises works."""
+    _make(_opened(tmp_path), TASKS[0])
+    with (tmp_path / "_pipeline" / name).open("a") as f:
+        f.write("{torn\n")
+    with pytest.raises(OutputError, match=rf"{line}'.*{name}' is damaged: .*run.restart=true"):
+        _opened(tmp_path)
+    _opened(tmp_path, restart=True)
+    assert not _opened(tmp_path).done(TASKS)
 
 
 def test_a_restart_removes_the_old_files_only_when_the_new_output_stands(tmp_path: Path) -> None:
@@ -79,6 +108,16 @@ def test_strange_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.parquet").touch()
     with pytest.raises(OutputError, match="already holds 'other.parquet', which no manifest lists"):
         _opened(tmp_path)
+
+
+def test_a_file_or_folder_in_the_place_of_a_single_output_is_refused(tmp_path: Path) -> None:
+    """A restart replaces the one and cannot replace the other, so only the first message advises it."""
+    (tmp_path / "a.npy").touch()
+    (tmp_path / "b.npy").mkdir()
+    with pytest.raises(OutputError, match=r"a.npy' is already there.*run.restart=true to replace it"):
+        Manifest(home(str(tmp_path / "a.npy"), single=True)).open({}, restart=False)
+    with pytest.raises(OutputError, match=r"b.npy' is a folder, where one file should go. Choose another sink.path$"):
+        Manifest(home(str(tmp_path / "b.npy"), single=True)).open({}, restart=False)
 
 
 def test_a_finished_output_can_be_read_and_is_recognised(tmp_path: Path) -> None:
