@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +113,7 @@ class _Door:
         if config.in_sweep():
             log.error("job %s: %s", overrides, message)
         self.outcomes.append(_Outcome(overrides, code, message))
-        return _failure(message, code)
+        return _failure(message, code, getattr(e, "facts", {}))
 
     def code(self) -> int:
         """The exit code of all jobs together, after naming every one that failed."""
@@ -189,7 +189,21 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
     if plain["action"] == "plan":
         emit(plan(**given))
         return {"state": "planned", "output": plain["sink"].get("path")}
+    if plain["action"] == "verify":
+        return _verify(given, plain["verify"])
     return run(**given)
+
+
+def _verify(given: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+    """Try the stage on a sample; compare with the CPU, or with the accelerator that is there."""
+    from pipeline.device import available, resolve
+    from pipeline.verdict import Limits
+    from pipeline.verify import verify
+
+    others = [name for name in ("cpu", *available()) if name != given["device"].name]
+    verdict = verify(**given, limits=Limits(**limits), other=resolve(others[0]) if others else None)
+    emit(verdict.text())
+    return verdict.settle()
 
 
 def _search_config_folders() -> None:
@@ -308,8 +322,8 @@ def complain(message: str, code: int) -> None:
         print(f"{title}: {message}", file=sys.stderr, flush=True)
 
 
-def _failure(message: str, code: int) -> dict[str, Any]:
-    summary = {"state": "failed", "error": message, "code": code}
+def _failure(message: str, code: int, facts: Mapping[str, object] | None = None) -> dict[str, Any]:
+    summary = {"state": "failed", "error": message, "code": code, **(facts or {})}
     emit(json.dumps(summary))
     return summary
 

@@ -33,7 +33,7 @@ GROUPS = ("source", "transform", "sink", "engine")
 # ---- schema ----------------------------------------------------------------------------------------------------------
 # conf/config.yaml says what each key does. `Optional[X]` and classes of Enum are the spellings that OmegaConf reads.
 
-Action = Enum("Action", ["run", "plan"])
+Action = Enum("Action", ["run", "plan", "verify"])
 Fit = Enum("Fit", ["check", "keep"])
 NothingToDo = Enum("NothingToDo", ["ok", "skip"])
 Progress = Enum("Progress", ["auto", "bar", "lines", "none"])
@@ -81,6 +81,15 @@ class Run:
 
 
 @dataclass
+class Verify:
+    rows: int = 100000
+    bytes: int = 268435456
+    splits: int = 16
+    atol: float = 0.0
+    rtol: float = 1e-5
+
+
+@dataclass
 class Log:
     every: float = 5.0
     progress: Progress = Progress.auto
@@ -102,6 +111,7 @@ class Conf:
     stream: Stream = field(default_factory=Stream)
     conversion: Conversion = field(default_factory=Conversion)
     run: Run = field(default_factory=Run)
+    verify: Verify = field(default_factory=Verify)
     log: Log = field(default_factory=Log)
 
 
@@ -112,6 +122,11 @@ _LEAST = {
     "stream.bytes": 1,
     "run.seed": 0,
     "run.threads": 1,
+    "verify.rows": 1,
+    "verify.bytes": 1,
+    "verify.splits": 1,
+    "verify.atol": 0,
+    "verify.rtol": 0,
     "log.every": 0,
 }
 

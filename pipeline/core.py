@@ -342,6 +342,15 @@ class Fittable(Protocol):
         """The transform with what it learned. Raises DataError where the data do not allow it."""
 
 
+def rowwise(transform: Transform) -> bool | None:
+    """Whether a row of the output depends on the same row of the input alone, by the attribute ``rowwise``.
+
+    A function says so by ``f.rowwise = False`` after its definition. None if nothing is said.
+    """
+    declared = getattr(transform, "rowwise", getattr(getattr(transform, "func", None), "rowwise", None))
+    return None if declared is None else bool(declared)
+
+
 def apply(transform: Transform, tensors: Tensors, validity: Validity, rows: int) -> Output:
     """Run a transform on one batch of `rows` rows and check what it returns.
 

@@ -15,11 +15,16 @@ The numbers are process exit codes, those of 64 and above from BSD's ``sysexits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class PipelineError(Exception):
     """Base of everything this package raises on purpose; the message is meant for the user."""
 
     code = 1
+    facts: Mapping[str, Any] = {}
+    """More for a program than the message says; it joins the last line of stdout."""
 
 
 class ConfigError(PipelineError):

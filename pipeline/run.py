@@ -99,8 +99,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """Everything that is known before the first row is read."""
+class Stage:
+    """Everything that is known before the first row is read: what a run, a plan and a check start from."""
 
     source: Source
     transform: Transform
@@ -113,7 +113,8 @@ class _Stage:
     ways: Ways
     identity: Mapping[str, Any]
 
-    def worker(self, transform: Transform, advance: Any) -> Worker:
+    def worker(self, transform: Transform, advance: Any = lambda _: None) -> Worker:
+        """A worker for this transform; `advance` is told the rows of each batch."""
         options = self.options
         flow = Flow(options.stream_depth, options.stream_bytes // _LANES)
         return Worker(
@@ -132,7 +133,7 @@ class _Stage:
 
 def plan(*, source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options) -> str:
     """What a run would do, for people. Writes nothing."""
-    return _stage(source, transform, sink, engine, device, options).plan.text()
+    return prepare(source, transform, sink, engine, device, options).plan.text()
 
 
 def run(
@@ -144,7 +145,7 @@ def run(
         state (``done`` or ``nothing to do``), rows_in, rows, parts, parts_made, bytes, seconds, output, report, ...
     """
     start = time.perf_counter()
-    stage = _stage(source, transform, sink, engine, device, options)
+    stage = prepare(source, transform, sink, engine, device, options)
     _check_places(stage)
     durable = getattr(sink, "durability", "full") == "full"
     with lock(stage.where.state):
@@ -195,9 +196,10 @@ def _closing(parts: Iterator[Part]) -> Iterator[Iterator[Part]]:
 # ---- before the first row --------------------------------------------------------------------------------------------
 
 
-def _stage(
+def prepare(
     source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options
-) -> _Stage:
+) -> Stage:
+    """Decide everything that can be decided before a row is read. Writes nothing."""
     _set_threads(options.threads)
     _settle(transform, device)
     schema = source.schema()
@@ -237,7 +239,7 @@ def _stage(
     )
     ways = Ways(kinds, exits, stored, out.rows is not None, dict(out.like))
     where = home(os.fspath(sink.path), single=sink.single)
-    return _Stage(
+    return Stage(
         source, transform, sink, engine, device, options, where, stage_plan, ways, _identity(options, stage_plan)
     )
 
@@ -308,7 +310,7 @@ def _identity(options: Options, made: Plan) -> Mapping[str, Any]:
 _DECIDING = ("torch", "numpy", "pyarrow", "tensor-etl-stage")
 
 
-def _check_places(stage: _Stage) -> None:
+def _check_places(stage: Stage) -> None:
     """An output inside the input would be read as input by the next run."""
     target = stage.where.root / stage.where.single
     for split in stage.plan.splits:
@@ -328,14 +330,12 @@ def _check_places(stage: _Stage) -> None:
 # ---- learning --------------------------------------------------------------------------------------------------------
 
 
-def _fit(stage: _Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
+def _fit(stage: Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
     """The transform to apply, the digest of what it learned, and the lanes of the passes."""
     transform = stage.transform
     if not isinstance(transform, Fittable) or transform.fitted:
         return transform, "", []
-    key = digest({"identity": stage.identity, "splits": [(s.id, s.version) for s in stage.plan.splits]})
-    lanes: list[Any] = []
-    current: Transform = transform
+    key = _fit_key(stage)
     kept = None if stage.options.restart else fitted.load(stage.where)
     if kept is not None and kept.key != key and started and stage.options.fit == "check":
         raise OutputError(
@@ -344,27 +344,50 @@ def _fit(stage: _Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
             "the new input"
         )
     keeps = started and stage.options.fit == "keep"  # before the first part, the configuration may have been another
-    states = kept.states if kept is not None and (kept.key == key or keeps) else None
-    for state in states or ():
-        current = _finish(current, state, stage.device)
-    if states is None:
-        states = []
-        while isinstance(current, Fittable) and not current.fitted:
-            title = f"fit, pass {len(states) + 1}"
-            with progress(title, stage.plan.rows, stage.options.progress, stage.options.every) as tick:
-                worker = stage.worker(current, tick)
-                states.append(worker.fit(current, _whole(stage.plan.splits)))
-            lanes += worker.flow.lanes
-            current = _finish(current, states[-1], stage.device)
+    lanes: list[Any] = []
+    if kept is not None and (kept.key == key or keeps):
+        states = kept.states
+        current = taught(transform, states, stage.device)
+    else:
+        current, states, lanes = learn(stage)
         fitted.save(stage.where, key, states, {"transform": _name(transform), "rows": stage.plan.rows})
     return current, digest([{name: _bits(t) for name, t in sorted(state.items())} for state in states]), lanes
 
 
-def _finish(transform: Transform, state: Tensors, device: Device) -> Transform:
-    assert isinstance(transform, Fittable)
-    done = transform.finish(state)
-    _settle(done, device)
-    return done
+def _fit_key(stage: Stage) -> str:
+    return digest({"identity": stage.identity, "splits": [(s.id, s.version) for s in stage.plan.splits]})
+
+
+def learned(stage: Stage) -> list[Tensors] | None:
+    """What is kept beside the output, if a run would go on with it."""
+    kept = None if stage.options.restart else fitted.load(stage.where)
+    if kept is None or (kept.key != _fit_key(stage) and stage.options.fit != "keep"):
+        return None
+    return kept.states
+
+
+def learn(stage: Stage) -> tuple[Transform, list[Tensors], list[Any]]:
+    """Let the transform learn from the input: what it became, its state after each pass, the lanes of the passes."""
+    current = stage.transform
+    states: list[Tensors] = []
+    lanes: list[Any] = []
+    while isinstance(current, Fittable) and not current.fitted:
+        title = f"fit, pass {len(states) + 1}"
+        with progress(title, stage.plan.rows, stage.options.progress, stage.options.every) as tick:
+            worker = stage.worker(current, tick)
+            states.append(worker.fit(current, _whole(stage.plan.splits)))
+        lanes += worker.flow.lanes
+        current = taught(current, states[-1:], stage.device)
+    return current, states, lanes
+
+
+def taught(transform: Transform, states: Sequence[Tensors], device: Device) -> Transform:
+    """The transform with what it learned."""
+    for state in states:
+        assert isinstance(transform, Fittable)
+        transform = transform.finish(state)
+        _settle(transform, device)
+    return transform
 
 
 def _whole(splits: Sequence[Split]) -> list[Task]:
@@ -378,7 +401,7 @@ def _bits(tensor: Any) -> list[Any]:
 # ---- after the last row ----------------------------------------------------------------------------------------------
 
 
-def _schema_facts(stage: _Stage) -> list[dict[str, Any]]:
+def _schema_facts(stage: Stage) -> list[dict[str, Any]]:
     facts = []
     for f in stage.plan.stored.fields:
         fact: dict[str, Any] = {"name": f.name, "type": describe(f)}
@@ -388,7 +411,7 @@ def _schema_facts(stage: _Stage) -> list[dict[str, Any]]:
     return facts
 
 
-def _report(stage: _Stage, report: Report) -> dict[str, Any]:
+def _report(stage: Stage, report: Report) -> dict[str, Any]:
     path = stage.where.state / "report.json"
     facts = {"state": "done", **report.facts()}
     options = stage.options
@@ -409,7 +432,7 @@ def _report(stage: _Stage, report: Report) -> dict[str, Any]:
     return {**{key: facts[key] for key in keys}, "output": report.output, "report": os.fspath(path)}
 
 
-def _nothing_to_do(stage: _Stage, parts: Sequence[Any], seconds: float) -> dict[str, Any]:
+def _nothing_to_do(stage: Stage, parts: Sequence[Any], seconds: float) -> dict[str, Any]:
     rows = sum(p.rows_out for p in parts)
     say(f"nothing to do: {stage.sink.path} is up to date ({counted(len(parts), 'part')}, {rows:,} rows)")
     return {

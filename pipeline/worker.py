@@ -39,6 +39,7 @@ from pipeline.core import (
     Validity,
     Writer,
     apply,
+    rowwise,
 )
 from pipeline.errors import DTypeError, PipelineError, RetryError, TransformError
 from pipeline.layout import ROWS, VALID, Exit, Kind, Layout
@@ -161,7 +162,7 @@ class Worker:
             full = str(e)
         rows = piece.batch.rows
         written = any(tensor._version != versions[name] for name, tensor in piece.tensors.items())
-        if rows < 2 or written or not getattr(self.transform, "rowwise", True):
+        if rows < 2 or written or rowwise(self.transform) is False:
             why = "it had written into its input" if written else "it is not row-wise" if rows > 1 else "it is one row"
             raise RetryError(f"{full} with {rows} rows, and the batch cannot be split: {why}. Lower batch.bytes")
         self.ceiling = -(-rows // 2)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from pipeline.core import Fittable, Output, Setup, TakesValidity, Tensors, Transform, Validity, apply
+from pipeline.core import Fittable, Output, Setup, TakesValidity, Tensors, Transform, Validity, apply, rowwise
 from pipeline.errors import ConfigError, DTypeError, PipelineError, TransformError
 
 Nulls = Literal["error", "mask"]
@@ -49,7 +49,7 @@ class Compose:
     @property
     def rowwise(self) -> bool:
         """Whether all steps are; one that does not say counts as such."""
-        return all(getattr(step, "rowwise", True) for _, step in self._named)
+        return all(rowwise(step) is not False for _, step in self._named)
 
     def setup(self, device: str) -> None:
         """Prepare each step."""

@@ -1,0 +1,315 @@
+"""Whether the stage keeps its promises on the user's own input: nothing lost, whatever the batch size and the device.
+
+A sample goes through the flow of a run several times and the results are compared column by column. Rows are written
+only to a temporary folder, to see what the format of the output makes of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import columns
+from pipeline.batching import join
+from pipeline.columns import describe
+from pipeline.core import (
+    ArrayField,
+    Column,
+    Columns,
+    Device,
+    Engine,
+    Field,
+    Fittable,
+    Schema,
+    Sink,
+    Source,
+    Tensors,
+    Transform,
+    rowwise,
+)
+from pipeline.difference import Difference, compare
+from pipeline.errors import ConfigError, DataError, PipelineError
+from pipeline.layout import Exit, Layout
+from pipeline.plan import counted, tasks
+from pipeline.policy import Policy
+from pipeline.run import Options, Stage, learn, learned, prepare, taught
+from pipeline.sample import Kept, Sample, sample
+from pipeline.verdict import AGAIN, Check, Limits, Verdict
+
+
+def verify(
+    *,
+    source: Source,
+    transform: Transform,
+    sink: Sink,
+    engine: Engine,
+    device: Device,
+    options: Options,
+    limits: Limits | None = None,
+    other: Device | None = None,
+) -> Verdict:
+    """Compare identity with the input, and the transform with itself in other circumstances.
+
+    The transform runs on a fresh copy each time. One that learns is given what is kept beside the output if a run would
+    use that, else it learns from the sample. `other` is a second device to compare with.
+    """
+    limits = limits or Limits()
+    full = prepare(source, copy.deepcopy(transform), sink, engine, device, options)
+    drawn = sample(source, limits.rows, limits.bytes, limits.splits)
+    identity, written = _identity(drawn, sink, engine, device, options)
+
+    def staged(on: Device, rows: int) -> Stage:
+        at = replace(options, batch_rows=rows)
+        return prepare(drawn, copy.deepcopy(transform), Kept(sink), engine, on, at)
+
+    rows = full.plan.batch_rows
+    base = staged(device, rows)
+    states, fit = _states(full, base)
+    expected = _transformed(staged(device, rows), states)
+
+    def against(name: str, on: Device, rows: int) -> Check:
+        return _check(name, base, expected, _transformed(staged(on, rows), states), limits)
+
+    checks = [against(AGAIN, device, rows)]
+    longest = max(split.rows or 0 for split in drawn.pieces)
+    other_rows = _other(rows, longest)
+    name = f"{counted(other_rows, 'row')} a batch"
+    if rowwise(transform) is False:
+        checks.append(Check("another batch size", {}, "the transform says that it is not row-wise"))
+    elif other_rows == min(rows, longest):
+        checks.append(Check("another batch size", {}, "the sample has no rows to batch in another way"))
+    else:
+        checks.append(against(name, device, other_rows))
+    if other is not None:
+        try:
+            checks.append(against(f"on {other.name}", other, rows))
+        except PipelineError as e:
+            checks.append(Check(f"on {other.name}", {}, str(e)))
+    head = {
+        "source": full.plan.names["source"],
+        "transform": full.plan.names["transform"] + fit,
+        "device": device.name,
+        "sample": _drawn(full, drawn),
+        "batches": f"at most {counted(min(rows, max(1, longest)), 'row')}, as in a run",
+        "identity": written,
+        "tolerance": f"verify.atol={limits.atol:g}, verify.rtol={limits.rtol:g} for floating-point numbers of the "
+        "transform; none for all else",
+    }
+    return Verdict(head, drawn, limits, identity, checks, {f.name: describe(f) for f in base.ways.stored.fields})
+
+
+def _drawn(full: Stage, drawn: Sample) -> str:
+    of = "" if full.plan.rows is None else f" of {full.plan.rows:,}"
+    return f"{drawn.rows:,}{of} rows, the first ones of {counted(len(drawn.pieces), 'piece')} spread over the input"
+
+
+def _other(rows: int, longest: int) -> int:
+    """Rows of a batch, so that the sample falls into other batches than by `rows`; or no other if there is no way."""
+    used = min(rows, longest)
+    return max(1, used // 3) if used > 1 else min(longest, 7)
+
+
+# ---- the transform ---------------------------------------------------------------------------------------------------
+
+
+def _states(full: Stage, base: Stage) -> tuple[list[Tensors], str]:
+    """What the transform learned, and a remark about it."""
+    if not isinstance(full.transform, Fittable) or full.transform.fitted:
+        return [], ""
+    kept = learned(full)
+    if kept is not None:
+        return kept, ", with what is kept beside the output"
+    return learn(base)[1], ", fitted on the sample for this check"
+
+
+def _transformed(stage: Stage, states: Sequence[Tensors]) -> Columns:
+    """The output as the sink would be given it."""
+    assert isinstance(stage.sink, Kept)
+    _work(stage, taught(stage.transform, states, stage.device))
+    return stage.sink.table()
+
+
+def _work(stage: Stage, transform: Transform) -> None:
+    work = tasks(stage.plan.splits, stage.identity, "", single=stage.sink.single, moves=stage.ways.moves)
+    deque(stage.worker(transform)(work), maxlen=0)
+
+
+def _check(name: str, stage: Stage, expected: Columns, found: Columns, limits: Limits) -> Check:
+    """Columns of the transform within the tolerance, carried ones bit for bit."""
+    compared = {}
+    for exit_ in stage.ways.exits:
+        pair = expected[exit_.name], found[exit_.name]
+        if exit_.tensor is None:
+            compared[exit_.name] = compare(*pair)
+            continue
+        logical = stage.ways.kinds[exit_.tensor].logical
+        one, other = (_floats(column, logical) for column in pair) if logical else pair
+        compared[exit_.name] = compare(one, other, limits.atol, limits.rtol)
+    return Check(name, compared)
+
+
+def _floats(column: Column, logical: str) -> Column:
+    """bfloat16 and float8, which travel as bits, as float32; nulls are 0 and stay in the comparison of bits."""
+    import torch
+
+    from pipeline.tensors import to_array, to_tensor
+
+    bits, valid = columns.values(column, logical)
+    values = to_array(to_tensor(bits, logical, share=False).view(getattr(torch, logical)).float(), logical)
+    return pa.array(values, mask=None if valid is None else ~valid) if values.ndim == 1 else values
+
+
+# ---- identity --------------------------------------------------------------------------------------------------------
+
+
+def _identity(drawn: Sample, sink: Sink, engine: Engine, device: Device, options: Options) -> tuple[Check, str]:
+    """The input against itself after the flow, written and read again where that can be; and how it was done."""
+    with tempfile.TemporaryDirectory(prefix="pipeline-verify-") as folder:
+        try:
+            return _written(drawn, _placed(sink, Path(folder)), engine, device, options)
+        except (ConfigError, DataError) as e:  # the output of the transform may suit the sink where the input does not
+            why = str(e)
+    kept = Kept(sink, typed=False)
+    stage = _flow(drawn, kept, engine, device, options)
+    return _compared(stage, stage.ways.stored, kept.table(), ()), f"not written and read again: {why}"
+
+
+def _written(drawn: Sample, sink: Sink, engine: Engine, device: Device, options: Options) -> tuple[Check, str]:
+    stage = _flow(drawn, sink, engine, device, options)
+    back = _back(sink, stage.ways.stored)
+    rows = join([chunk for split in back.splits() for chunk in back.read(split)])
+    check = _compared(stage, back.schema(), rows, tuple(getattr(sink, "partition_by", ())))
+    return check, f"written to a temporary folder and read again as {type(back).__name__}"
+
+
+def _flow(drawn: Sample, sink: Sink, engine: Engine, device: Device, options: Options) -> Stage:
+    from pipeline.transform.identity import Identity
+
+    stage = prepare(drawn, Identity(), sink, engine, device, options)
+    _work(stage, stage.transform)
+    return stage
+
+
+def _placed(sink: Sink, folder: Path) -> Sink:
+    """The same sink with another path."""
+    if not is_dataclass(sink) or "path" not in {f.name for f in fields(sink)}:
+        raise ConfigError(f"{type(sink).__name__} is no dataclass with a path that could be another")
+    place = folder / ("sample" + (Path(sink.path).suffix if sink.single else ""))
+    moved: Sink = replace(sink, path=str(place))
+    return moved
+
+
+def _back(sink: Sink, stored: Schema) -> Source:
+    """A source for what the sink wrote, by the suffix of its files."""
+    from pipeline.source.npy import Npy
+    from pipeline.source.npz import Npz
+    from pipeline.source.parquet import Parquet
+
+    place = Path(sink.path)
+    files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+    suffixes = {path.suffix for path in files}
+    if suffixes == {".npy"}:
+        return Npy(sink.path, column=stored.names[0])
+    if suffixes == {".npz"}:
+        return Npz(sink.path)
+    if suffixes == {".parquet"}:
+        keys = {name: str(stored[name].type) for name in getattr(sink, "partition_by", ())}  # type: ignore[union-attr]
+        return Parquet(sink.path, partitions=keys or None)
+    raise ConfigError(f"no source here reads {', '.join(sorted(suffixes)) or 'what'} {type(sink).__name__} wrote")
+
+
+def _compared(stage: Stage, schema: Schema, found: Columns, keys: Sequence[str]) -> Check:
+    """Each column of the input that travels, against the one of the output that holds it."""
+    assert isinstance(stage.source, Sample)
+    given = stage.source.table()
+    if keys:
+        given, found = _in_order(given, keys), _in_order(found, keys)
+    layout = stage.plan.layout
+    compared = dict(pair for exit_ in stage.ways.exits for pair in _pairs(layout, exit_, schema, given, found))
+    if any(not isinstance(f, ArrayField) for f in stage.ways.stored.fields):
+        was, is_ = (dict(s.metadata or {}) for s in (layout.schema, schema))
+        if was != is_:
+            what = f"metadata of the table: {_keys(was)} became {_keys(is_)}"
+            compared["(table)"] = Difference(None, None, None, within=False, what=what)
+    return Check("identity", compared)
+
+
+def _pairs(
+    layout: Layout, exit_: Exit, schema: Schema, given: Columns, found: Columns
+) -> Iterator[tuple[str, Difference]]:
+    """The columns of the input that one column of the output holds, and what became of them."""
+    name = exit_.name
+    route = next((route for route in layout.routes if route.name == exit_.tensor), None)
+    if route is not None and route.stacked and exit_.position is None:
+        matrix = columns.values(found[name], name)[0] if name in found else None
+        for i, f in enumerate(route.fields):
+            whole = _filled(given[f.name], layout.conversion.of(f.name))
+            yield f.name, _MISSING if matrix is None else _strict(compare(whole, matrix[:, i]))
+    elif name not in found:
+        yield name, _MISSING
+    else:
+        policy = Policy() if route is None else layout.conversion.of(name)  # nothing may happen to a carried column
+        yield name, _lost(layout.schema[name], schema[name], given[name], found[name], policy)
+
+
+_MISSING = Difference(0, None, None, within=False, what="the column is missing")
+
+
+def _strict(difference: Difference) -> Difference:
+    """No bit may differ, nor that of a NaN."""
+    return replace(difference, within=not difference.what)
+
+
+def _in_order(rows: Columns, keys: Sequence[str]) -> Columns:
+    """Rows sorted by what the folders are named after; within a folder they keep their order."""
+    by = {name: pa.array(rows[name]) if isinstance(rows[name], np.ndarray) else rows[name] for name in keys}
+    index = pc.sort_indices(pa.table(by), sort_keys=[(name, "ascending") for name in keys]).to_numpy()
+    return {name: columns.take(column, index) for name, column in rows.items()}
+
+
+def _lost(field: Field, stored: Field, given: Column, found: Column, policy: Policy) -> Difference:
+    """The difference of a column from what it was, in values and in type."""
+    difference = compare(_filled(given, policy), found)
+    changed = _change(field, stored, policy)
+    if difference.row is None and changed:
+        return Difference(None, within=False, what=changed)
+    return _strict(difference)
+
+
+def _filled(column: Column, policy: Policy) -> Column:
+    """A column as conversion.nulls=fill declares it."""
+    if policy.nulls != "fill" or not columns.nulls(column):
+        return column
+    if isinstance(column, pa.DictionaryArray):
+        return pa.DictionaryArray.from_arrays(column.indices.fill_null(int(policy.fill_value)), column.dictionary)
+    values, valid = columns.values(column, "")
+    assert valid is not None
+    filled = np.array(values)
+    filled[~valid] = policy.fill_value
+    return filled
+
+
+def _change(field: Field, stored: Field, policy: Policy) -> str:
+    """What became of the type of a column, if its library has not changed; "" if nothing did."""
+    if isinstance(field, ArrayField) and isinstance(stored, ArrayField):
+        dtype = field.dtype.newbyteorder("=") if policy.byteorder == "native" else field.dtype
+        same = (dtype, field.shape) == (stored.dtype, stored.shape)
+        return "" if same else f"{field.dtype.str} {field.shape} became {stored.dtype.str} {stored.shape}"
+    if isinstance(field, ArrayField) or isinstance(stored, ArrayField):
+        return ""
+    if field.type != stored.type or field.nullable != stored.nullable:
+        return f"{field} became {stored}"
+    was, is_ = (dict(f.metadata or {}) for f in (field, stored))
+    return "" if was == is_ else f"metadata of the column: {_keys(was)} became {_keys(is_)}"
+
+
+def _keys(metadata: Mapping[bytes, bytes]) -> str:
+    return ", ".join(key.decode(errors="replace") for key in metadata) or "nothing"
