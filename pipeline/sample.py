@@ -55,7 +55,7 @@ class Sample:
 def sample(source: Source, rows: int, size: int, pieces: int) -> Sample:
     """Read the first rows of some splits, evenly spread over the input, and stop reading there.
 
-    Where the input has few splits and the source can cut it finer (`split_rows`), it does.
+    Where a larger input has few splits and the source can cut it finer (`split_rows`), it does.
 
     Args:
         source: the input.
@@ -63,7 +63,7 @@ def sample(source: Source, rows: int, size: int, pieces: int) -> Sample:
         size: bytes of all pieces together, about, at most.
         pieces: splits to read from, at most.
     """
-    source = _finer(source, pieces)
+    source = _finer(source, rows, size, pieces)
     splits = list(source.splits())
     chosen = _spread([split for split in splits if split.rows != 0] or splits[:1], min(pieces, max(1, rows)))
     taken: dict[str, list[Columns]] = {}
@@ -78,12 +78,13 @@ def sample(source: Source, rows: int, size: int, pieces: int) -> Sample:
     return Sample(source, tuple(cuts), taken)
 
 
-def _finer(source: Source, pieces: int) -> Source:
+def _finer(source: Source, rows: int, size: int, pieces: int) -> Source:
     splits = source.splits()
     counts = [split.rows for split in splits]
     total = sum(count or 0 for count in counts)
     can = is_dataclass(source) and "split_rows" in {f.name for f in fields(source)}
-    if not can or None in counts or len(splits) >= pieces or total < pieces:
+    whole = total <= rows and sum(split.bytes for split in splits) <= size
+    if not can or None in counts or whole or len(splits) >= pieces or total < pieces:
         return source
     finer: Source = replace(source, split_rows=-(-total // pieces))  # type: ignore[type-var]
     return finer if len(finer.splits()) > len(splits) else source

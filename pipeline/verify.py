@@ -10,7 +10,7 @@ import copy
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,71 +63,93 @@ def verify(
     """
     limits = limits or Limits()
     full = prepare(source, copy.deepcopy(transform), sink, engine, device, options)
+    plan, kept = full.plan, learned(full) if _learns(full.transform) else None
+    del full  # and its copy of the transform, which may be large
     drawn = sample(source, limits.rows, limits.bytes, limits.splits)
-    identity, written = _identity(drawn, sink, engine, device, options)
-
-    def staged(on: Device, rows: int) -> Stage:
-        at = replace(options, batch_rows=rows)
-        return prepare(drawn, copy.deepcopy(transform), Kept(sink), engine, on, at)
-
-    rows = full.plan.batch_rows
-    base = staged(device, rows)
-    states, fit = _states(full, base)
-    expected = _transformed(staged(device, rows), states)
-
-    def against(name: str, on: Device, rows: int) -> Check:
-        return _check(name, base, expected, _transformed(staged(on, rows), states), limits)
-
-    checks = [against(AGAIN, device, rows)]
-    longest = max(split.rows or 0 for split in drawn.pieces)
-    other_rows = _other(rows, longest)
-    name = f"{counted(other_rows, 'row')} a batch"
-    if rowwise(transform) is False:
-        checks.append(Check("another batch size", {}, "the transform says that it is not row-wise"))
-    elif other_rows == min(rows, longest):
-        checks.append(Check("another batch size", {}, "the sample has no rows to batch in another way"))
-    else:
-        checks.append(against(name, device, other_rows))
-    if other is not None:
-        try:
-            checks.append(against(f"on {other.name}", other, rows))
-        except PipelineError as e:
-            checks.append(Check(f"on {other.name}", {}, str(e)))
+    identity, how = _identity(drawn, sink, engine, device, options)
+    trial = _Trial(drawn, transform, sink, engine, options, limits)
+    base = trial.stage(device, plan.batch_rows)
+    states = kept or (learn(base)[1] if _learns(base.transform) else [])
+    expected = _transformed(base, states)
+    checks = [
+        trial.check(AGAIN, base, expected, states, device, plan.batch_rows),
+        _rebatched(trial, base, expected, states),
+        *([] if other is None else [_elsewhere(trial, base, expected, states, other)]),
+    ]
+    learning = "kept beside the output" if kept else "learned from the sample for this check"
     head = {
-        "source": full.plan.names["source"],
-        "transform": full.plan.names["transform"] + fit,
+        "source": plan.names["source"],
+        "transform": plan.names["transform"] + (f", with what is {learning}" if states else ""),
         "device": device.name,
-        "sample": _drawn(full, drawn),
-        "batches": f"at most {counted(min(rows, max(1, longest)), 'row')}, as in a run",
-        "identity": written,
+        "sample": _drawn(drawn, plan.rows),
+        "batches": f"at most {counted(trial.batch(plan.batch_rows), 'row')}; a run has at most {plan.batch_rows:,}",
+        "identity": how,
         "tolerance": f"verify.atol={limits.atol:g}, verify.rtol={limits.rtol:g} for floating-point numbers of the "
         "transform; none for all else",
     }
     return Verdict(head, drawn, limits, identity, checks, {f.name: describe(f) for f in base.ways.stored.fields})
 
 
-def _drawn(full: Stage, drawn: Sample) -> str:
-    of = "" if full.plan.rows is None else f" of {full.plan.rows:,}"
-    return f"{drawn.rows:,}{of} rows, the first ones of {counted(len(drawn.pieces), 'piece')} spread over the input"
-
-
-def _other(rows: int, longest: int) -> int:
-    """Rows of a batch, so that the sample falls into other batches than by `rows`; or no other if there is no way."""
-    used = min(rows, longest)
-    return max(1, used // 3) if used > 1 else min(longest, 7)
+def _drawn(drawn: Sample, rows: int | None) -> str:
+    if drawn.rows == rows:
+        return f"all {rows:,} rows"
+    of = "" if rows is None else f" of {rows:,}"
+    return f"{drawn.rows:,}{of} rows, the first ones of {counted(len(drawn.pieces), 'piece')} of the input"
 
 
 # ---- the transform ---------------------------------------------------------------------------------------------------
 
 
-def _states(full: Stage, base: Stage) -> tuple[list[Tensors], str]:
-    """What the transform learned, and a remark about it."""
-    if not isinstance(full.transform, Fittable) or full.transform.fitted:
-        return [], ""
-    kept = learned(full)
-    if kept is not None:
-        return kept, ", with what is kept beside the output"
-    return learn(base)[1], ", fitted on the sample for this check"
+@dataclass(frozen=True)
+class _Trial:
+    """A transform that runs on the same rows again and again, each time on a fresh copy."""
+
+    drawn: Sample
+    transform: Transform
+    sink: Sink
+    engine: Engine
+    options: Options
+    limits: Limits
+
+    def stage(self, device: Device, rows: int) -> Stage:
+        """The stage with batches of so many rows, its output kept in memory."""
+        options = replace(self.options, batch_rows=rows)
+        return prepare(self.drawn, copy.deepcopy(self.transform), Kept(self.sink), self.engine, device, options)
+
+    def batch(self, rows: int) -> int:
+        """Rows of the longest batch that the sample has where `rows` are allowed."""
+        return min(rows, max(split.rows or 0 for split in self.drawn.pieces))
+
+    def check(
+        self, name: str, base: Stage, expected: Columns, states: Sequence[Tensors], device: Device, rows: int
+    ) -> Check:
+        """The output on that device and in those batches against the one expected."""
+        found = _transformed(self.stage(device, rows), states)
+        return Check(name, dict(_differences(base, expected, found, self.limits)))
+
+
+def _rebatched(trial: _Trial, base: Stage, expected: Columns, states: Sequence[Tensors]) -> Check:
+    name = "another batch size"
+    if rowwise(trial.transform) is False:
+        return Check(name, {}, "the transform says that it is not row-wise")
+    usual = trial.batch(base.plan.batch_rows)
+    rows = max(1, usual // 3) if usual > 1 else trial.batch(7)
+    if rows == usual:
+        return Check(name, {}, "the sample has no rows to batch in another way")
+    return trial.check(f"{counted(rows, 'row')} a batch", base, expected, states, base.device, rows)
+
+
+def _elsewhere(trial: _Trial, base: Stage, expected: Columns, states: Sequence[Tensors], device: Device) -> Check:
+    """A device that cannot do what the transform asks for is no fault of the stage."""
+    name = f"on {device.name}"
+    try:
+        return trial.check(name, base, expected, states, device, base.plan.batch_rows)
+    except (PipelineError, RuntimeError) as e:
+        return Check(name, {}, str(e))
+
+
+def _learns(transform: Transform) -> bool:
+    return isinstance(transform, Fittable) and not transform.fitted
 
 
 def _transformed(stage: Stage, states: Sequence[Tensors]) -> Columns:
@@ -142,29 +164,31 @@ def _work(stage: Stage, transform: Transform) -> None:
     deque(stage.worker(transform)(work), maxlen=0)
 
 
-def _check(name: str, stage: Stage, expected: Columns, found: Columns, limits: Limits) -> Check:
+def _differences(stage: Stage, expected: Columns, found: Columns, limits: Limits) -> Iterator[tuple[str, Difference]]:
     """Columns of the transform within the tolerance, carried ones bit for bit."""
-    compared = {}
     for exit_ in stage.ways.exits:
-        pair = expected[exit_.name], found[exit_.name]
+        one, other = expected[exit_.name], found[exit_.name]
         if exit_.tensor is None:
-            compared[exit_.name] = compare(*pair)
+            yield exit_.name, compare(one, other)
             continue
-        logical = stage.ways.kinds[exit_.tensor].logical
-        one, other = (_floats(column, logical) for column in pair) if logical else pair
-        compared[exit_.name] = compare(one, other, limits.atol, limits.rtol)
-    return Check(name, compared)
+        if logical := stage.ways.kinds[exit_.tensor].logical:
+            one, other = _floats(one, logical), _floats(other, logical)
+        yield exit_.name, compare(one, other, limits.atol, limits.rtol)
 
 
 def _floats(column: Column, logical: str) -> Column:
-    """bfloat16 and float8, which travel as bits, as float32; nulls are 0 and stay in the comparison of bits."""
+    """bfloat16 and float8, which travel as bits, as float32. Rows that have a shape are NaN where they are null."""
     import torch
 
     from pipeline.tensors import to_array, to_tensor
 
     bits, valid = columns.values(column, logical)
     values = to_array(to_tensor(bits, logical, share=False).view(getattr(torch, logical)).float(), logical)
-    return pa.array(values, mask=None if valid is None else ~valid) if values.ndim == 1 else values
+    if valid is not None and values.ndim == 1:
+        return pa.array(values, mask=~valid)
+    if valid is not None:
+        values[~valid] = np.nan
+    return values
 
 
 # ---- identity --------------------------------------------------------------------------------------------------------
@@ -233,6 +257,8 @@ def _compared(stage: Stage, schema: Schema, found: Columns, keys: Sequence[str])
     if keys:
         given, found = _in_order(given, keys), _in_order(found, keys)
     layout = stage.plan.layout
+    # The names of folders hold values, and nothing more about their type.
+    schema = Schema(tuple(layout.schema[f.name] if f.name in keys else f for f in schema.fields), schema.metadata)
     compared = dict(pair for exit_ in stage.ways.exits for pair in _pairs(layout, exit_, schema, given, found))
     if any(not isinstance(f, ArrayField) for f in stage.ways.stored.fields):
         was, is_ = (dict(s.metadata or {}) for s in (layout.schema, schema))

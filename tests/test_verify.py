@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -84,7 +85,8 @@ def test_a_good_stage_is_verified_and_nothing_is_written(tmp_path: Path, name: s
 def test_folders_named_after_values_come_back(tmp_path: Path) -> None:
     """Rows of the input are matched with those of the folders."""
     keys = pa.array([None if i % 11 == 0 else f"a/b {i % 3}" for i in range(250)])
-    rows = Rows(table().append_column("key", keys).append_column("k", pa.array([i % 2 == 0 for i in range(250)])))
+    key = pa.field("key", pa.string(), metadata={"text": "of which folders know nothing"})
+    rows = Rows(table().append_column(key, keys).append_column("k", pa.array([i % 2 == 0 for i in range(250)])))
     verdict = verified(
         rows, same, tmp_path, sink=Parquet(str(tmp_path / "out"), partition_by=["key", "k"]), columns=["x"]
     )
@@ -106,13 +108,13 @@ def test_other_formats_are_read_again_too(tmp_path: Path, sink: Any, monkeypatch
 def test_a_transform_that_learns_uses_the_sample_or_what_is_kept(tmp_path: Path) -> None:
     """And says which."""
     learner = Standardize(columns=["x"])
-    assert "fitted on the sample" in verified(Rows(table()), learner, tmp_path, columns=NUMBERS).head["transform"]
+    assert "learned from the sample" in verified(Rows(table()), learner, tmp_path, columns=NUMBERS).head["transform"]
     run_rows(Rows(table()), learner, tmp_path / "out", columns=NUMBERS)
     verdict = verified(Rows(table()), learner, tmp_path, columns=NUMBERS)
     assert "kept beside the output" in verdict.head["transform"]
     assert verdict.settle()["state"] == "verified"
     changed = Rows(table(), versions={0: "2"})
-    assert "fitted on the sample" in verified(changed, learner, tmp_path, columns=NUMBERS).head["transform"]
+    assert "learned from the sample" in verified(changed, learner, tmp_path, columns=NUMBERS).head["transform"]
 
 
 def test_declared_fills_are_no_loss(tmp_path: Path) -> None:
@@ -314,19 +316,22 @@ def test_another_device_is_compared(tmp_path: Path) -> None:
     assert without.settle()["state"] == "verified"
 
 
-def test_bfloat16_is_compared_as_numbers(tmp_path: Path) -> None:
-    """It is stored as integers, which would not say how far apart two of them are."""
+@pytest.mark.parametrize("width", [0, 2])
+def test_bfloat16_is_compared_as_numbers(tmp_path: Path, width: int) -> None:
+    """It is stored as integers, which would not say how far apart two of them are. Nulls are no numbers."""
     bits = pa.array(torch.arange(1, 51).to(torch.bfloat16).view(torch.uint16).numpy())
-    rows = Rows(pa.table({"x": bits}))
+    mask = pa.array([i == 7 for i in range(len(bits) // max(1, width))])
+    column = pa.FixedSizeListArray.from_arrays(bits, width, mask=mask) if width else pc.if_else(mask, None, bits)
+    rows = Rows(pa.table({"x": column}))
 
     def nearly(tensors: Tensors) -> Tensors:
         return {"x": tensors["x"] * (1 + len(tensors["x"]) / 1000)}
 
-    loose = verified(rows, nearly, tmp_path, logical_dtype="bfloat16", limits=Limits(rtol=0.03))
+    loose = verified(rows, nearly, tmp_path, logical_dtype="bfloat16", nulls="mask", limits=Limits(rtol=0.03))
     assert loose.settle()["state"] == "verified"
     assert 0 < (loose.checks[1].columns["x"].relative or 0) < 0.03
     with pytest.raises(TransformError):
-        verified(rows, nearly, tmp_path, logical_dtype="bfloat16").settle()
+        verified(rows, nearly, tmp_path, logical_dtype="bfloat16", nulls="mask").settle()
 
 
 # ---- the front door --------------------------------------------------------------------------------------------------
