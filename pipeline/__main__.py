@@ -131,7 +131,9 @@ class _Door:
 
     def failed(self, e: Exception) -> int:
         """The exit code for what Hydra raised: a configuration that does not compose, or a job in a child process."""
-        code, message = describe(ConfigError(str(e)) if type(e) is ValueError else e)  # Hydra's word for a wrong use
+        code, message = describe(
+            ConfigError(config.explain(e)) if type(e) is ValueError else e
+        )  # Hydra's word for a wrong use
         self._trace(e)
         _failure(message, code)
         complain(message, code)

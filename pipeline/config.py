@@ -260,7 +260,8 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"columns: expected null, a list as in columns=[a,b] or a mapping of new name to list; got {columns!r}"
     if not (carry in ("all", "none") or _names(carry) or _later(carry)):
         yield f"carry: expected all, none or a list as in carry=[id,name]; got {carry!r}"
-    if not any(_later(value) for value in raw["conversion"].values()):
+    known = {f.name for f in fields(Conversion)}  # any other key has been complained about
+    if raw["conversion"].keys() <= known and not any(_later(value) for value in raw["conversion"].values()):
         try:
             conversion(raw["conversion"])
         except ConfigError as e:
@@ -367,11 +368,24 @@ def explain(e: Exception) -> str:
     text = f"{e}\n{e.__cause__}" if isinstance(e.__cause__, OmegaConfBaseException) else str(e)
     place = re.search(r"^In '(.+?)': \w+ raised while composing", text)
     where = f" (in {place[1]}.yaml)" if place else ""
+    option = re.search(r"Could not find '(\S+)/(\S+)'\s+Available options in '.+?':\n((?:\t\S+\n)+)", text)
+    if option:
+        group, name, known = option[1], option[2], option[3].split()
+        return (
+            f"{group}={name}: there is no such option{suggest(name, known)} ({group} has {', '.join(known)}; your own "
+            f"are found by --config-dir){where}"
+        )
+    if "Config search path:" in text:
+        return f"{text.split(chr(10))[0]} Give the folder that holds it with --config-dir"
+    if "Config group override must be" in text:
+        return f"{text}. {', '.join(GROUPS)} take the name of an option, as in transform=identity"
     unknown = re.search(r"Key '(\w+)' (?:not in '(\w+)'|is not in struct)\s+full_key: (\S+)", text)
     if unknown:
-        return (
-            f"unknown key '{unknown[3]}'{suggest(unknown[1], _keys(unknown[3]), unknown[3][: -len(unknown[1])])}{where}"
+        known, path = _keys(unknown[3]), unknown[3][: -len(unknown[1])]
+        hint = suggest(unknown[1], known, path) or (
+            f" ({path[:-1] or 'the root'} has {', '.join(known)})" if known else ""
         )
+        return f"unknown key '{unknown[3]}'{hint}{where}"
     full_key = re.search(r"full_key: (\S+)", text)
     if full_key:
         lines = [line for line in text.splitlines() if line and not line.startswith(("Error merging", "In '", "    "))]

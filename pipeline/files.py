@@ -24,6 +24,9 @@ from pipeline.core import Array, ArrayField, File
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError, RetryError, StorageError
 
 _GLOB = frozenset("*?[")
+_FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet"}
+"""Suffixes that tell which source or sink is meant."""
+
 _CHUNK = 1 << 20
 """Bytes that are hashed while they are still in the cache from being written."""
 
@@ -35,10 +38,10 @@ def find(path: str, suffixes: tuple[str, ...], key: str = "source.path") -> list
     """Regular files behind a file name, a folder (searched to any depth) or a glob, sorted by name as bytes.
 
     Names that start with ``_`` or ``.`` are side files and are passed over, as are files in a folder so named. A file
-    that is named in full is taken whatever its suffix.
+    that is named in full is taken whatever its suffix, unless that is the suffix of another source.
 
     Raises:
-        ConfigError: `path` is empty.
+        ConfigError: `path` is empty, or names a file of another source.
         InputError: nothing is there, or what is there is no regular file.
     """
     if not path:
@@ -56,6 +59,9 @@ def find(path: str, suffixes: tuple[str, ...], key: str = "source.path") -> list
         raise InputError(f"{key}: no {' or '.join(suffixes)} file in {path!r}; give a file, a folder or a glob")
     for file in found:
         _check_regular(file, key)
+        if file.suffix in _FORMATS and file.suffix not in suffixes:
+            kind = _FORMATS[file.suffix]
+            raise ConfigError(f"{key}: {str(file)!r} is no {' or '.join(suffixes)} file; give source={kind} to read it")
     return sorted(found, key=os.fsencode)
 
 
@@ -126,6 +132,21 @@ def home(path: str, *, single: bool) -> Home:
         state = p.with_name(p.name + ".run")
         return Home(p.parent, state, state / ".tmp", p.name)
     return Home(p, p / "_pipeline", p / ".tmp")
+
+
+def check_suffix(path: str, suffix: str) -> None:
+    """Refuse an output folder that has the name of a file of another format.
+
+    Raises:
+        ConfigError: `path` ends like a file, and not with `suffix`.
+    """
+    found = Path(path).suffix
+    if found in _FORMATS and found != suffix:
+        named = f"sink={_FORMATS[found]}, " if _FORMATS[found] != _FORMATS[suffix] else ""
+        raise ConfigError(
+            f"sink.path={path!r} ends in {found}, and this sink writes {suffix} files; give {named}a name that ends in "
+            f"{suffix} for one file, or another name for a folder"
+        )
 
 
 def npy_header(field: ArrayField, rows: int) -> bytes:

@@ -234,6 +234,7 @@ def layout(
         DTypeError: a column named that tensors cannot hold, or columns of different types stacked.
     """
     conversion = conversion or Conversion()
+    _match(schema, list(conversion.columns), "conversion.columns", conversion)
     if isinstance(select, Mapping):
         routes = [route for name, names in select.items() for route in _stacked(schema, name, names, conversion)]
     elif select is None:
@@ -297,7 +298,7 @@ def _match(schema: Schema, patterns: Sequence[str], key: str, conversion: Conver
             found.add(pattern)
             continue
         some = [f for f in schema.fields if fnmatchcase(f.name, pattern)]
-        hits = [f.name for f in some if key == "carry" or _is_number(f, conversion)]
+        hits = [f.name for f in some if key in ("carry", "conversion.columns") or _is_number(f, conversion)]
         if not hits:
             near = difflib.get_close_matches(pattern, schema.names, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"columns are: {', '.join(schema.names)}"

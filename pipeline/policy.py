@@ -135,7 +135,7 @@ class Conversion:
         """The policy of a column."""
         policy = self.policy
         for pattern, keys in self.columns.items():
-            if fnmatchcase(name, pattern):
+            if name == pattern or fnmatchcase(name, pattern):
                 policy = replace(policy, **keys)
         return policy
 

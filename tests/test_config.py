@@ -133,7 +133,9 @@ def test_plus_does_not_append_over_a_value() -> None:
         ("columns={x: a}", "columns: expected null"),
         ("carry=al", "carry: expected all, none or a list"),
         ("conversion.cast=never", "conversion.cast must be one of no, equiv, safe, same_kind, unsafe; got 'never'"),
+        ("+conversion.nulz=x", "unknown key 'conversion.nulz' - did you mean 'conversion.nulls'?"),
         ("batch.rows=0", "batch.rows must be at least 1; got 0"),
+        ("sink.path=out.npy", "sink.path='out.npy' ends in .npy, and this sink writes .parquet files; give sink=npy"),
         ("stream.depth=-1", "stream.depth must be at least 0; got -1"),
     ],
 )
@@ -155,7 +157,12 @@ def test_all_mistakes_are_listed() -> None:
         ("action=pln", "action: Invalid value 'pln', expected one of [run, plan, verify]"),
         ("colums=[a]", "unknown key 'colums' - did you mean 'columns'?"),
         ("batch.rowz=3", "unknown key 'batch.rowz' - did you mean 'batch.rows'?"),
-        ("source=parqet", "Could not find 'source/parqet'"),
+        (
+            "source=parqet",
+            "source=parqet: there is no such option - did you mean 'parquet'? (source has npy, npz, parquet",
+        ),
+        ("experiment=x", "experiment=x: there is no such option (experiment has debug, devices, low_memory"),
+        ("foo=1", "unknown key 'foo' (the root has source, transform, sink"),
     ],
 )
 def test_what_does_not_compose_is_explained(override: str, words: str) -> None:
@@ -165,6 +172,7 @@ def test_what_does_not_compose_is_explained(override: str, words: str) -> None:
     text = config.explain(error.value)
     assert words in text
     assert "use +" not in text
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize("value", ["/d/dt=2026-01-01/x.npy", "/d/my file (1).npy", "/d/a,b=c\"d'e.npy", "/d/x=y\\"])

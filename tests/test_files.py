@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, InputError, OutputError, PipelineError, RetryError, StorageError
-from pipeline.files import Home, Publication, find, home, lock, storage_error, version, write_bytes, write_json
+from pipeline.files import (
+    Home,
+    Publication,
+    check_suffix,
+    find,
+    home,
+    lock,
+    storage_error,
+    version,
+    write_bytes,
+    write_json,
+)
 from pipeline.testing.sink import names, no_file_above
 
 SUFFIXES = (".npy", ".npz")
@@ -73,6 +84,29 @@ def test_a_file_named_in_full_is_taken(tree: Path, name: str) -> None:
     """Whatever its suffix, and also if its name looks like a glob."""
     (tree / name).touch()
     assert found(tree, name) == [name]
+
+
+@pytest.mark.parametrize("pattern", ["x.parquet", "*.parquet"])
+def test_a_file_of_another_source_is_sent_there(tree: Path, pattern: str) -> None:
+    """Who forgets source=parquet reads that, and not that the header of the array is damaged."""
+    (tree / "x.parquet").touch()
+    with pytest.raises(ConfigError, match=r"x.parquet' is no .npy or .npz file; give source=parquet to read it"):
+        found(tree, pattern)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("out.npy", r"ends in .npy, and this sink writes .parquet files; give sink=npy, a name that ends in .parquet"),
+        ("out.pq", r"ends in .pq, and this sink writes .parquet files; give a name that ends in .parquet"),
+    ],
+)
+def test_a_folder_is_not_named_like_a_file_of_another_format(path: str, words: str) -> None:
+    """Who writes sink.path=out.npy means a file; other suffixes are anybody's."""
+    with pytest.raises(ConfigError, match=words):
+        check_suffix(path, ".parquet")
+    check_suffix("out.parquet", ".parquet")
+    check_suffix("out.v1", ".parquet")
 
 
 def test_a_path_may_be_relative(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,3 +173,14 @@ def test_two_columns_of_one_name_are_refused() -> None:
     """A transform may not add what is carried."""
     with pytest.raises(TransformError, match="two columns 'name'"):
         layout(SCHEMA, ["x"], "all").exits(_kinds(name=("f4", ())), {}, unstack=True)
+
+
+def test_a_policy_for_a_column_that_is_not_there_is_a_mistake() -> None:
+    """Passed over in silence, a misspelt name would leave its column without the policy."""
+    schema = Schema((ArrayField("dep_delay", np.dtype("f8")), ArrayField("x[0]", np.dtype("f8"))))
+    with pytest.raises(
+        ConfigError, match=r"conversion.columns: 'dep_dely' matches no column; did you mean 'dep_delay'"
+    ):
+        layout(schema, None, "all", Conversion(columns={"dep_dely": {"nulls": "fill"}}))
+    chosen = layout(schema, None, "all", Conversion(columns={"x[0]": {"dtype": "float32", "cast": "same_kind"}}))
+    assert [str(route.dtype) for route in chosen.routes] == ["float64", "float32"]

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pipeline import columns as arrow
 from pipeline.core import ArrayField, Columns, File, Schema, Task
 from pipeline.errors import ConfigError, DTypeError, PipelineError
-from pipeline.files import Publication, home, npy_header, raw
+from pipeline.files import Publication, check_suffix, home, npy_header, raw
 
 _SUFFIX = ".npy"
 
@@ -31,6 +31,7 @@ class Npy:
     durability: Literal["full", "rename"] = "full"
 
     def __post_init__(self) -> None:
+        check_suffix(self.path, _SUFFIX)
         if self.durability not in ("full", "rename"):
             raise ConfigError(f"sink.durability must be full or rename; got {self.durability!r}")
 

@@ -13,7 +13,7 @@ from typing import IO, ClassVar, Literal
 from pipeline import columns as arrow
 from pipeline.core import ArrayField, Columns, File, Schema, Task
 from pipeline.errors import ConfigError, DTypeError, PipelineError
-from pipeline.files import Publication, home, npy_header, raw, storage
+from pipeline.files import Publication, check_suffix, home, npy_header, raw, storage
 
 _SUFFIX = ".npz"
 _CHUNK = 1 << 20
@@ -41,6 +41,7 @@ class Npz:
     durability: Literal["full", "rename"] = "full"
 
     def __post_init__(self) -> None:
+        check_suffix(self.path, _SUFFIX)
         if self.durability not in ("full", "rename"):
             raise ConfigError(f"sink.durability must be full or rename; got {self.durability!r}")
 

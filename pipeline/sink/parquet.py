@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline import columns as arrow
 from pipeline.core import Array, Columns, File, Schema, Task
 from pipeline.errors import ConfigError, DataError, DTypeError, PipelineError
-from pipeline.files import Publication, home
+from pipeline.files import Publication, check_suffix, home
 
 _SUFFIX = ".parquet"
 _GROUP_ROWS = 1 << 20
@@ -67,6 +67,7 @@ class Parquet:
     durability: Literal["full", "rename"] = "full"
 
     def __post_init__(self) -> None:
+        check_suffix(self.path, _SUFFIX)
         _check_choice("compression", self.compression, ("none", "snappy", "zstd", "lz4", "gzip", "brotli"))
         _check_choice("tensor", self.tensor, ("fixed_shape_tensor", "fixed_size_list"))
         _check_choice("durability", self.durability, ("full", "rename"))
@@ -112,12 +113,13 @@ class Parquet:
         rows = self._rows(table, task)
         where = home(self.path, single=self.single)
         name = where.single or task.name + _SUFFIX
+        words = Words()
 
         def start(folder: str) -> ParquetFile:
             publication = Publication(where, folder + name, durable=self.durability == "full")
-            return ParquetFile(publication, stored, options, rows)
+            return ParquetFile(publication, stored, options, rows, words)
 
-        return ParquetWriter(start, table, tuple(self.partition_by), self.max_open_partitions, task.rows)
+        return ParquetWriter(start, table, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
 
     def _table(self, schema: Schema) -> pa.Schema:
         fields = [arrow.arrow_field(field, self.tensor) for field in schema.fields]
@@ -263,6 +265,36 @@ def _is_key(type_: pa.DataType) -> bool:
 # ---- the writers -----------------------------------------------------------------------------------------------------
 
 
+class Words:
+    """The words of the dictionary columns of a part, in the order in which they came.
+
+    Pieces of rows bring dictionaries of their own, joined where pieces were joined on the way: which words stand in one
+    dictionary depends on batches, this order does not.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, pa.Array] = {}
+        self._last: dict[str, pa.Array] = {}
+
+    def see(self, batch: pa.RecordBatch) -> None:
+        """Add the words that are new, those of no row too."""
+        for field, column in zip(batch.schema, batch.columns, strict=True):
+            if not pa.types.is_dictionary(field.type) or field.type.ordered:
+                continue
+            last, self._last[field.name] = self._last.get(field.name), column.dictionary
+            if last is None or not last.equals(column.dictionary):
+                self._add(field.name, column.dictionary.drop_null())
+
+    def _add(self, name: str, words: pa.Array) -> None:
+        known = self._known.get(name)
+        fresh = words if known is None else words.filter(pc.invert(pc.is_in(words, known)))
+        self._known[name] = fresh if known is None else pa.concat_arrays([known, fresh])
+
+    def rank(self, name: str, words: pa.Array) -> Array:
+        """The place of each of some words among all."""
+        return np.asarray(pc.index_in(words, self._known[name]).to_numpy())
+
+
 class ParquetFile:
     """One file under construction: collects rows and writes a row group whenever it has enough.
 
@@ -270,8 +302,11 @@ class ParquetFile:
     an array is cut into chunks.
     """
 
-    def __init__(self, publication: Publication, schema: pa.Schema, options: dict[str, Any], rows: int) -> None:
+    def __init__(
+        self, publication: Publication, schema: pa.Schema, options: dict[str, Any], rows: int, words: Words
+    ) -> None:
         self.rows = 0
+        self._words = words
         self._publication = publication
         self._schema = schema
         self._group_rows = rows
@@ -295,7 +330,9 @@ class ParquetFile:
 
     def _flush(self) -> None:
         try:
-            arrays = [_joined([batch.column(i) for batch in self._held], f) for i, f in enumerate(self._schema)]
+            arrays = [
+                _joined([batch.column(i) for batch in self._held], f, self._words) for i, f in enumerate(self._schema)
+            ]
             table = pa.Table.from_arrays(arrays, schema=self._schema)
             self._parquet.write_table(table, row_group_size=self._held_rows)
         except pa.ArrowException as e:
@@ -325,8 +362,15 @@ class ParquetWriter:
     """The file of one task, or one file in each folder if there are partitions."""
 
     def __init__(
-        self, start: Callable[[str], ParquetFile], table: pa.Schema, keys: tuple[str, ...], limit: int, rows: int | None
+        self,
+        start: Callable[[str], ParquetFile],
+        table: pa.Schema,
+        keys: tuple[str, ...],
+        limit: int,
+        rows: int | None,
+        words: Words,
     ) -> None:
+        self._words = words
         self._start = start
         self._table = table
         self._keys = keys
@@ -343,6 +387,7 @@ class ParquetWriter:
             raise PipelineError(f"columns of {sorted(lengths)} rows cannot be written side by side")
         arrays = [arrow.to_arrow(c, f) for c, f in zip(columns.values(), self._table, strict=True)]
         batch = pa.RecordBatch.from_arrays(arrays, schema=self._table)
+        self._words.see(batch)
         self._rows += batch.num_rows
         for folder, rows in _by_folder(batch, self._keys) if self._keys else [("", batch)]:
             self._file(folder).write(rows)
@@ -377,14 +422,14 @@ class ParquetWriter:
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _joined(pieces: list[pa.Array], field: pa.Field) -> pa.Array:
+def _joined(pieces: list[pa.Array], field: pa.Field, words: Words) -> pa.Array:
     """The same array for the same rows, however they are cut into pieces."""
     if not pa.types.is_dictionary(field.type):
         return arrow.concat(list(pieces))
     pieces = [_without_null(piece) for piece in pieces]
     whole: pa.DictionaryArray = arrow.concat(list(pieces))
     if not field.type.ordered:
-        return _observed(whole)
+        return _observed(whole, field.name, words)
     if any(not whole.dictionary.slice(0, len(p.dictionary)).equals(p.dictionary) for p in pieces):
         raise DTypeError(
             f"column {field.name!r} is an ordered dictionary, but its values come in more than one order. Cast it to "
@@ -400,10 +445,11 @@ def _without_null(column: pa.DictionaryArray) -> pa.DictionaryArray:
     return column.dictionary_decode().dictionary_encode().cast(column.type)
 
 
-def _observed(column: pa.DictionaryArray) -> pa.DictionaryArray:
-    """A dictionary of the values that occur, in their order: the others depend on which rows were read together."""
-    used = np.sort(pc.unique(column.indices).drop_null().to_numpy())
-    if len(used) == len(column.dictionary):
+def _observed(column: pa.DictionaryArray, name: str, words: Words) -> pa.DictionaryArray:
+    """A dictionary of the values that occur, in the order of all; the others depend on what was read together."""
+    used = pc.unique(column.indices).drop_null().to_numpy()
+    used = used[np.argsort(words.rank(name, column.dictionary.take(pa.array(used))), kind="stable")]
+    if np.array_equal(used, np.arange(len(column.dictionary))):
         return column
     place = np.zeros(len(column.dictionary), np.int64)
     place[used] = np.arange(len(used))

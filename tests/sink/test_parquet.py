@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import columns as arrow
@@ -130,6 +130,7 @@ values = st.one_of(
 )
 
 
+@example((WORDS, [None, "b", "a", "b"]), [2], 2, False)
 @settings(max_examples=150, deadline=None)
 @given(values, st.lists(st.integers(0, 20), max_size=8), st.integers(1, 25), st.booleans())
 def test_bytes_depend_on_rows_alone(
@@ -157,6 +158,20 @@ def test_pages_end_at_the_same_rows(tmp_path: Path) -> None:
     sink = Parquet(str(tmp_path / "out.parquet"), dictionary=False, durability="rename")
     found = {write(sink, schema_of(table), batches(columns_of(table), rows)) for rows in (777, 1000, 60_000)}
     assert len(found) == 1
+
+
+def test_the_order_of_words_does_not_depend_on_batches_in_folders_either(tmp_path: Path) -> None:
+    """Rows of one folder know only some of the words that came before."""
+    rows = [{"k": 1, "x": "b"}, {"k": 1, "x": "c"}, {"k": 2, "x": "c"}, {"k": 2, "x": "a"}, {"k": 2, "x": "b"}]
+    schema = pa.schema([("k", pa.int8()), ("x", WORDS)])
+    whole = pa.RecordBatch.from_pylist(rows, schema)
+    pieces = [pa.RecordBatch.from_pylist(part, schema) for part in (rows[:2], rows[2:3], rows[3:])]
+    sink = Parquet(str(tmp_path / "out"), partition_by=["k"])
+    made = [
+        write(sink, Schema(tuple(schema)), [dict(zip(("k", "x"), piece.columns, strict=True)) for piece in each])
+        for each in ([whole], pieces)
+    ]
+    assert made[0] == made[1]
 
 
 def test_a_dictionary_keeps_the_values_that_occur_in_their_order(tmp_path: Path) -> None:
