@@ -112,6 +112,11 @@ class Layout:
         return sum(route.row_bytes for route in self.routes)
 
     @property
+    def used(self) -> tuple[str, ...]:
+        """Columns of the input that travel, as tensors or carried."""
+        return (*(f.name for route in self.routes for f in route.fields), *self.carried)
+
+    @property
     def worded(self) -> tuple[str, ...]:
         """Dictionary columns whose indices the transform sees; their words stay on the host."""
         return tuple(f.name for route in self.routes for f in route.fields if _is_dictionary(f))

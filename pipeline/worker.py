@@ -120,7 +120,7 @@ class Worker:
             with _naming(batch):
                 arrays = self.layout.enter(batch.columns)
             rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
-            nulls = {name: count for name, column in batch.columns.items() if (count := columns.nulls(column))}
+            nulls = {name: count for name in self.layout.used if (count := columns.nulls(batch.columns[name]))}
             slim = Batch(batch.task, batch.split, batch.first, batch.rows, rest, batch.last, nulls)
             yield slim, self.device.upload(arrays)
 
@@ -409,6 +409,15 @@ def _transform_errors() -> Iterator[None]:
         raise TransformError(f"the transform raised {type(e).__name__}: {_first_line(e)}") from e
 
 
+@contextmanager
+def _trial() -> Iterator[None]:
+    """Whose data hold rows would look in vain for the empty tensor of the message."""
+    try:
+        yield
+    except TransformError as e:
+        raise TransformError(f"on zero rows, which decide the types of the output: {e}") from e.__cause__
+
+
 def _first_line(e: BaseException) -> str:
     return next(iter(str(e).splitlines()), "")
 
@@ -420,7 +429,7 @@ def probe(transform: Transform, device: Device, layout: Layout) -> tuple[Output,
         What it returned; what each column holds; whether it wrote into its input.
     """
     staged = device.upload(layout.empty())
-    with device.compute(), _transform_errors():
+    with device.compute(), _trial(), _transform_errors():
         tensors = device.ready(staged)
         before = {name: tensor._version for name, tensor in tensors.items() if not tensor.is_inference()}
         out = _narrowed(apply(transform, _seen(tensors, layout), {}, 0), layout)

@@ -109,6 +109,13 @@ def test_masked_nulls_come_back_as_nulls(tmp_path: Path) -> None:
     assert read(tmp_path / "a")["n"].to_pylist() == expected
 
 
+def test_nulls_of_columns_that_are_left_out_are_not_counted(tmp_path: Path) -> None:
+    """The summary would look as if they had been lost."""
+    facts = run_rows(Rows(table()), same, tmp_path / "a", columns=["x"], carry="none")
+    assert facts["rows"] == 250
+    assert read_manifest(tmp_path / "a")["parts"][0]["nulls_in"] == {}
+
+
 def test_a_new_column_beside_nulls_needs_a_word_on_them(tmp_path: Path) -> None:
     """Garbage under nulls never becomes a value."""
 
@@ -177,7 +184,8 @@ def test_a_write_in_place_that_the_trial_did_not_show_stops_the_run(tmp_path: Pa
             "column 'x'.*float64.*on zero rows.*float32",
         ),
         (lambda t: {**t, **({"y": t["x"]} if len(t["x"]) else {})}, "column 'y'.*on zero rows it returned nothing"),
-        (lambda t: {"x": t["x"].sum()}, "column 'x'.*0-d"),
+        (lambda t: {"x": t["x"].sum()}, "on zero rows, .*column 'x'.*0-d"),
+        (lambda t: {"x": t["x"].reshape(len(t["x"]), -1)}, "on zero rows, .*raised RuntimeError: cannot reshape"),
         (lambda t: {"x": t["x"].to_sparse()}, "column 'x'.*sparse"),
         (lambda t: {"x": t["x"].to(torch.bfloat16)}, "'x'.*bfloat16"),
         (lambda t: Output({"x": t["x"][:1]}, torch.zeros(len(t["x"][:1]), dtype=torch.int32)), "Output.rows must be"),

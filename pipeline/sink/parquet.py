@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,6 +21,8 @@ from pipeline.errors import ConfigError, DataError, DTypeError, PipelineError
 from pipeline.files import Publication, check_suffix, home
 
 _SUFFIX = ".parquet"
+_LOOSE = 1024
+"""Pieces of rows that may wait before they become one."""
 _GROUP_ROWS = 1 << 20
 _PARTITION_SHARE = 8
 _NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -311,7 +314,9 @@ class ParquetFile:
         self._schema = schema
         self._group_rows = rows
         self._held: list[pa.RecordBatch] = []
+        self._loose: list[pa.RecordBatch] = []
         self._held_rows = 0
+        self._folds = not any(pa.types.is_dictionary(type_) and type_.ordered for type_ in schema.types)
         try:
             self._parquet = pq.ParquetWriter(publication, schema, **options)
         except BaseException:
@@ -323,27 +328,49 @@ class ParquetFile:
         while batch.num_rows:
             piece = batch.slice(0, self._group_rows - self._held_rows)
             batch = batch.slice(piece.num_rows)
-            self._held.append(piece)
+            self._loose.append(piece)
             self._held_rows += piece.num_rows
+            if len(self._loose) == _LOOSE:
+                self._fold()
             if self._held_rows == self._group_rows:
                 self._flush()
 
+    def _fold(self) -> None:
+        """Make one piece of many: some kilobytes for each column of a piece outweigh the rows of small batches.
+
+        Not where an order of words is checked piece by piece.
+        """
+        if self._folds and len(self._loose) > 1:
+            pieces = [[_without_null(batch.column(i)) for batch in self._loose] for i in range(len(self._schema))]
+            with self._fitting():
+                arrays = [arrow.concat(list(each)) for each in pieces]
+            self._loose = [pa.RecordBatch.from_arrays(arrays, schema=self._schema)]
+        self._held += self._loose
+        self._loose = []
+
     def _flush(self) -> None:
-        try:
+        self._held += self._loose
+        self._loose = []
+        with self._fitting():
             arrays = [
                 _joined([batch.column(i) for batch in self._held], f, self._words) for i, f in enumerate(self._schema)
             ]
             table = pa.Table.from_arrays(arrays, schema=self._schema)
             self._parquet.write_table(table, row_group_size=self._held_rows)
-        except pa.ArrowException as e:
-            rows = f"rows {self.rows} to {self.rows + self._held_rows}"
-            raise DTypeError(f"{rows} of {str(self._publication.final)!r} do not fit Parquet: {e}") from e
         self.rows += self._held_rows
         self._held, self._held_rows = [], 0
 
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        try:
+            yield
+        except pa.ArrowException as e:
+            rows = f"rows {self.rows} to {self.rows + self._held_rows}"
+            raise DTypeError(f"{rows} of {str(self._publication.final)!r} do not fit Parquet: {e}") from e
+
     def finish(self) -> None:
         """Write what is left, and the footer. Still under its temporary name."""
-        if self._held:
+        if self._held_rows:
             self._flush()
         self._parquet.close()
 
@@ -353,7 +380,7 @@ class ParquetFile:
 
     def abort(self) -> None:
         """Remove it, published or not."""
-        self._held = []
+        self._held, self._loose = [], []
         self._parquet.is_open = False  # else it would write a footer when it is collected
         self._publication.retract()
 
@@ -438,9 +465,9 @@ def _joined(pieces: list[pa.Array], field: pa.Field, words: Words) -> pa.Array:
     return whole
 
 
-def _without_null(column: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Nulls that are values of the dictionary, which Arrow allows and cannot join, as nulls of the column."""
-    if not column.dictionary.null_count:
+def _without_null(column: pa.Array) -> pa.Array:
+    """Nulls that are values of a dictionary, which Arrow allows and cannot join, as nulls of the column."""
+    if not pa.types.is_dictionary(column.type) or not column.dictionary.null_count:
         return column
     return column.dictionary_decode().dictionary_encode().cast(column.type)
 

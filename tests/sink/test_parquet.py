@@ -160,6 +160,26 @@ def test_pages_end_at_the_same_rows(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("type_", [pa.int64(), WORDS, pa.dictionary(pa.int8(), pa.string(), ordered=True)])
+def test_batches_of_one_row_make_the_same_file_as_one(tmp_path: Path, type_: pa.DataType) -> None:
+    """However many wait for a row group."""
+    items = [i % 7 for i in range(2500)] if type_ == pa.int64() else ["a", *"cab" * 833]
+    whole = pa.array(items, type_)
+    sink, schema = Parquet(str(tmp_path / "out.parquet")), Schema((pa.field("x", type_),))
+    one = write(sink, schema, [{"x": whole}])
+    assert one == write(sink, schema, [{"x": whole.slice(i, 1)} for i in range(len(whole))])
+
+
+def test_small_batches_take_the_memory_of_their_rows(tmp_path: Path) -> None:
+    """Arrow gives 64 bytes to each piece of a column, and Python more."""
+    writer = Parquet(str(tmp_path / "out.parquet")).open(Task(0, "k", "", ()), Schema((pa.field("x", pa.int64()),)))
+    before = pa.total_allocated_bytes()
+    for i in range(4096):
+        writer.write({"x": pa.array([i])})
+    assert pa.total_allocated_bytes() - before < 4096 * 32
+    writer.abort()
+
+
 def test_the_order_of_words_does_not_depend_on_batches_in_folders_either(tmp_path: Path) -> None:
     """Rows of one folder know only some of the words that came before."""
     rows = [{"k": 1, "x": "b"}, {"k": 1, "x": "c"}, {"k": 2, "x": "c"}, {"k": 2, "x": "a"}, {"k": 2, "x": "b"}]
