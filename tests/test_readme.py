@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import re
 import shlex
 import shutil
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from pipeline import read_manifest
+from pipeline.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -49,11 +51,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command line of the README with this interpreter."""
-    argv = [sys.executable if word == "python" else word for word in shlex.split(command)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stderr: str
+
+
+def run(command: str, folder: Path) -> Done:
+    """Run a command line of the README in this process, which has torch loaded."""
+    errors = io.StringIO()
+    with contextlib.chdir(folder), redirect_stdout(io.StringIO()), redirect_stderr(errors):
+        code = main(shlex.split(command)[3:])
+    return Done(code, errors.getvalue())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
