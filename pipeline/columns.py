@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.core import Array, ArrayField, Column, Field
 from pipeline.errors import DTypeError
-from pipeline.policy import LOGICAL, Policy
+from pipeline.policy import COMPLEX, LOGICAL, Policy
 
 TensorType = Literal["fixed_shape_tensor", "fixed_size_list"]
+ComplexType = Literal["error", "pairs"]
 
 _NUMBERS: dict[pa.DataType, str] = {
     pa.int8(): "i1",
@@ -40,7 +41,7 @@ _DATETIME_UNITS = ("s", "ms", "us", "ns")
 
 
 LOGICAL_KEY = b"logical_dtype"
-"""Key of the field metadata that says what integers stand for."""
+"""Key of the field metadata that says what integers, or pairs of floats, stand for."""
 
 DEFAULT = Policy()
 
@@ -80,7 +81,9 @@ def storage(field: Field, policy: Policy = DEFAULT) -> Storage:
     """
     logical = policy.logical_dtype or declared(field)
     found: Storage | str
-    if logical:
+    if paired(field):
+        found = _complex_storage(field.type, logical)
+    elif logical:
         found = _logical_storage(field, logical)
     elif isinstance(field, ArrayField):
         found = _numpy_storage(field)
@@ -97,13 +100,25 @@ def storage(field: Field, policy: Policy = DEFAULT) -> Storage:
 
 
 def declared(field: Field) -> str:
-    """What a field says that its integers stand for; Arrow fields say it in their metadata."""
+    """What a field says that its integers, or pairs of floats, stand for; Arrow fields say it in their metadata."""
     if isinstance(field, ArrayField):
         return field.logical
     if not field.metadata:
         return ""
     logical = field.metadata.get(LOGICAL_KEY, b"").decode(errors="replace")
-    return logical if logical in LOGICAL else ""
+    return logical if logical in LOGICAL or logical in COMPLEX else ""
+
+
+def paired(field: Field) -> TypeGuard[pa.Field]:
+    """Whether an Arrow column holds complex numbers: floats whose last axis is the real and the imaginary part."""
+    return not isinstance(field, ArrayField) and declared(field) in COMPLEX
+
+
+def _complex_storage(type_: pa.DataType, logical: str) -> Storage | str:
+    plain = _arrow_storage(type_)
+    if isinstance(plain, str) or plain.dtype != COMPLEX.get(logical) or plain.shape[-1:] != (2,):
+        return f"{logical} is kept as pairs of {np.dtype(COMPLEX[logical]).name}"
+    return replace(plain, dtype=np.dtype(logical), shape=plain.shape[:-1])
 
 
 def _logical_storage(field: Field, logical: str) -> Storage | str:
@@ -133,6 +148,8 @@ def _numpy_storage(field: ArrayField) -> Storage | str:
         return Storage(np.dtype("i8"), field.shape, _swap(dtype), number=False)
     if dtype.kind == "O":
         return "objects are Python pickles, which are never read"
+    if dtype.names:
+        return "it is structured. source.fields=true reads its fields as columns"
     if dtype.kind not in _TENSOR_KINDS or dtype.name not in np.sctypeDict or dtype.itemsize > _widest(dtype):
         return "torch has no such type"
     return Storage(dtype.newbyteorder("="), field.shape, _swap(dtype))
@@ -189,17 +206,30 @@ def nulls(column: Column) -> int:
     return 0 if isinstance(column, np.ndarray) else int(column.null_count)
 
 
-def values(column: Column, name: str) -> tuple[Array, Array | None]:
+def values(column: Column, name: str, *, pairs: bool = False) -> tuple[Array, Array | None]:
     """Values ``(rows, ...)`` as native-endian storage, and bool ``(rows,)`` True where not null (None: no nulls).
 
-    Shares memory where the type allows, else copies once. The array may be read-only.
+    Shares memory where the type allows, else copies once. The array may be read-only. With `pairs` the last axis of
+    an Arrow column is the real and the imaginary part (see `paired`).
 
     Raises:
         DTypeError: no tensor can hold the column, or its lists have null elements.
     """
     if isinstance(column, np.ndarray):
         return _native(column, name), None
-    return _flat(column, name), valid(column)
+    return _joined(_flat(column, name)) if pairs else _flat(column, name), valid(column)
+
+
+def _joined(pairs: Array) -> Array:
+    """Complex numbers from ``(..., 2)`` floats, in the same memory if the pairs are contiguous."""
+    pairs = np.ascontiguousarray(pairs)
+    return pairs.view(np.result_type(pairs.dtype, np.complex64)).reshape(pairs.shape[:-1])
+
+
+def _parted(array: Array) -> Array:
+    """``(..., 2)`` floats from complex numbers, in the same memory if they are contiguous."""
+    array = np.ascontiguousarray(array)
+    return array.view(array.real.dtype).reshape(*array.shape, 2)
 
 
 def _native(column: Array, name: str) -> Array:
@@ -323,6 +353,8 @@ def restore(array: Array, present: Array | None, field: Field, words: pa.Array |
         )
     if words is not None:
         return _worded(array, present, field, words)
+    if array.dtype.kind == "c":
+        array = _parted(array)
     return _arrow(array, present, field.type)
 
 
@@ -372,37 +404,50 @@ def _arrow(array: Array, present: Array | None, type_: pa.DataType) -> pa.Array:
 # ---- between the formats ---------------------------------------------------------------------------------------------
 
 
-def arrow_field(field: Field, tensor: TensorType = "fixed_shape_tensor") -> pa.Field:
+def arrow_field(field: Field, tensor: TensorType = "fixed_shape_tensor", complex_: ComplexType = "error") -> pa.Field:
     """How a column is stored in Arrow. Rows of a NumPy column that have a shape become `tensor`.
+
+    Complex numbers become pairs of floats, named in the metadata of the field, if `complex_` says so.
 
     Raises:
         DTypeError: Arrow has no such type.
     """
     if not isinstance(field, ArrayField):
         return field
-    value = _arrow_value(field)
-    metadata = {LOGICAL_KEY: field.logical.encode()} if field.logical else None
-    if not field.shape:
+    value, shape, logical = _arrow_value(field), field.shape, field.logical
+    if field.dtype.kind == "c":
+        if complex_ == "error":
+            raise DTypeError(
+                f"column {field.name!r} is {describe(field)}, which Arrow and Parquet cannot hold. sink.complex=pairs "
+                "stores real and imaginary parts side by side; .npy and .npz hold complex numbers as they are"
+            )
+        shape, logical = (*shape, 2), field.dtype.name
+    metadata = {LOGICAL_KEY: logical.encode()} if logical else None
+    if not shape:
         return pa.field(field.name, value, metadata=metadata)
-    if math.prod(field.shape) == 0:
+    if math.prod(shape) == 0:
         raise DTypeError(f"column {field.name!r} has rows of shape {field.shape}, which hold no values; drop it")
-    if tensor == "fixed_shape_tensor":
-        return pa.field(field.name, pa.fixed_shape_tensor(value, field.shape), metadata=metadata)
-    for width in reversed(field.shape):
+    if tensor == "fixed_shape_tensor" and field.shape:
+        return pa.field(field.name, pa.fixed_shape_tensor(value, shape), metadata=metadata)
+    for width in reversed(shape):
         value = pa.list_(value, width)
     return pa.field(field.name, value, metadata=metadata)
 
 
 def _arrow_value(field: ArrayField) -> pa.DataType:
     dtype = field.dtype.newbyteorder("=")
+    if field.logical:
+        dtype = np.dtype(LOGICAL[field.logical])  # perhaps void bytes, as numpy.save makes of ml_dtypes
+    if dtype.name in COMPLEX:
+        dtype = np.dtype(COMPLEX[dtype.name])
     if dtype in _ARROW:
         return _ARROW[dtype]
     if dtype.kind in "mM" and np.datetime_data(dtype) in {(unit, 1) for unit in _DATETIME_UNITS}:
         unit = np.datetime_data(dtype)[0]
         return pa.timestamp(unit) if dtype.kind == "M" else pa.duration(unit)
+    way = "read its fields as columns (source.fields=true)" if dtype.names else "convert it (transform=cast)"
     raise DTypeError(
-        f"column {field.name!r} is {describe(field)}, which Arrow and Parquet cannot hold. Write .npy or .npz, or "
-        "convert it in the transform (transform=cast)"
+        f"column {field.name!r} is {describe(field)}, which Arrow and Parquet cannot hold. Write .npy or .npz, or {way}"
     )
 
 
@@ -421,6 +466,9 @@ def array_field(field: Field) -> ArrayField:
     """
     if isinstance(field, ArrayField):
         return field
+    if paired(field):
+        pairs = storage(field)
+        return ArrayField(field.name, pairs.dtype, pairs.shape)
     element, datetime = field.type, None
     while pa.types.is_fixed_size_list(element) or isinstance(element, pa.FixedShapeTensorType):
         element = element.value_type
@@ -437,8 +485,8 @@ def array_field(field: Field) -> ArrayField:
     return ArrayField(field.name, datetime or found.dtype, found.shape, declared(field))
 
 
-def to_array(column: Column, name: str) -> Array:
-    """A column as a NumPy array ``(rows, ...)`` of the dtype that `array_field` names.
+def to_array(column: Column, name: str, *, pairs: bool = False) -> Array:
+    """A column as a NumPy array ``(rows, ...)`` of the dtype that `array_field` names; see `values` for `pairs`.
 
     Raises:
         DTypeError: it holds nulls, or there is no such dtype.
@@ -449,6 +497,8 @@ def to_array(column: Column, name: str) -> Array:
     if column.null_count:
         raise DTypeError(_no_nulls(name, column.null_count))
     array = _flat(column, name)
+    if pairs:
+        return _joined(array)
     return array.view(field.dtype) if field.dtype.kind in "mM" else array
 
 

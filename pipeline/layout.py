@@ -143,7 +143,7 @@ class Layout:
         return arrays
 
     def _values(self, column: Column, name: str, route: Route) -> tuple[Array, Array | None]:
-        array, valid = columns.values(column, name)
+        array, valid = columns.values(column, name, pairs=columns.paired(self.schema[name]))
         policy = self.conversion.of(name)
         if valid is not None:
             array, valid = _null(array, valid, name, policy)
@@ -398,7 +398,7 @@ def _retyped(f: Field, name: str, kind: Kind, policy: Policy) -> Field:
         value = columns.arrow_field(ArrayField(name, kind.dtype)).type
     except DTypeError:  # Arrow has no such type, but the sink may
         return fresh
-    if kind.logical or kept.logical:
+    if kind.logical or kept.logical or columns.paired(f):
         return fresh
     if kind.shape == kept.shape:
         return pa.field(name, _revalued(f.type, value), f.nullable, f.metadata)

@@ -37,6 +37,9 @@ LOGICAL: dict[str, str] = {
 }
 """Floats that torch has and NumPy and Arrow lack, with the unsigned integers that hold their bits."""
 
+COMPLEX: dict[str, str] = {"complex64": "f4", "complex128": "f8"}
+"""Numbers that Arrow lacks, with the floats that hold their real and imaginary part."""
+
 _WIDER = {"u2": "i4", "u4": "i8", "u8": "i8"}
 
 

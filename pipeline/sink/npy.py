@@ -89,7 +89,7 @@ class NpyWriter:
         field = self._field
         if tuple(columns) != (field.name,):
             raise PipelineError(f"expected column {field.name!r}; got {', '.join(map(repr, columns)) or 'none'}")
-        array = arrow.to_array(columns[field.name], field.name)
+        array = arrow.to_array(columns[field.name], field.name, pairs=field.dtype.kind == "c")
         if array.dtype != field.dtype or array.shape[1:] != field.shape:
             got = ArrayField(field.name, array.dtype, array.shape[1:])
             raise DTypeError(f"column {field.name!r} is declared {field}, but holds {got} after row {self._rows}")

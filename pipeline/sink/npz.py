@@ -104,7 +104,7 @@ class NpzWriter:
                 f"columns of {sorted(rows)} rows cannot be written side by side, after row {self._rows}"
             )
         for field, spool in zip(self._fields, self._spools, strict=True):
-            array = arrow.to_array(columns[field.name], field.name)
+            array = arrow.to_array(columns[field.name], field.name, pairs=field.dtype.kind == "c")
             if array.dtype != field.dtype or array.shape[1:] != field.shape:
                 got = ArrayField(field.name, array.dtype, array.shape[1:])
                 raise DTypeError(f"column {field.name!r} is declared {field}, but holds {got} after row {self._rows}")

@@ -49,6 +49,7 @@ class Parquet:
         row_group_rows: rows of a row group; None for as many as `row_group_bytes` hold, at most 2**20.
         row_group_bytes: decoded size of a row group, estimated from types and input. A writer holds one in memory.
         tensor: how rows that have a shape are stored.
+        complex: ``pairs`` stores complex numbers as two floats each, as declared in the metadata of the column.
         partition_by: columns that become folders ``name=value``, in that order, and leave the files.
         max_open_partitions: most folders that one task may write to. Each holds an eighth of a row group in memory.
         page_checksum: store a checksum with each page, by which readers notice damage.
@@ -64,6 +65,7 @@ class Parquet:
     row_group_rows: int | None = None
     row_group_bytes: int = 128 << 20
     tensor: arrow.TensorType = "fixed_shape_tensor"
+    complex: arrow.ComplexType = "error"
     partition_by: Sequence[str] = ()
     max_open_partitions: int = 1000
     page_checksum: bool = True
@@ -73,6 +75,7 @@ class Parquet:
         check_suffix(self.path, _SUFFIX)
         _check_choice("compression", self.compression, ("none", "snappy", "zstd", "lz4", "gzip", "brotli"))
         _check_choice("tensor", self.tensor, ("fixed_shape_tensor", "fixed_size_list"))
+        _check_choice("complex", self.complex, ("error", "pairs"))
         _check_choice("durability", self.durability, ("full", "rename"))
         _check_level(self.compression, self.compression_level)
         for key in ("row_group_rows", "row_group_bytes", "max_open_partitions"):
@@ -125,7 +128,7 @@ class Parquet:
         return ParquetWriter(start, table, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
 
     def _table(self, schema: Schema) -> pa.Schema:
-        fields = [arrow.arrow_field(field, self.tensor) for field in schema.fields]
+        fields = [arrow.arrow_field(field, self.tensor, self.complex) for field in schema.fields]
         return pa.schema(fields, metadata=dict(schema.metadata) if schema.metadata else None)
 
     def _stored(self, table: pa.Schema) -> pa.Schema:

@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib import format as numpy_format
 
 from pipeline import files
-from pipeline.core import ArrayField, Field
+from pipeline.core import Array, ArrayField, Columns, Field
 from pipeline.errors import ConfigError, DataError, InputError, PipelineError, StorageError
 
 CHUNK_BYTES = 64 << 20
@@ -227,6 +227,45 @@ def _check_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         raise ValueError(f"shape {shape} has a negative length")
     if shape[0] > _MOST_EMPTY_ROWS and not math.prod(shape[1:]) * dtype.itemsize:
         raise ValueError(f"{shape[0]} rows of 0 bytes cannot be meant")
+
+
+def flat_fields(prefix: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> list[ArrayField]:
+    """The fields of a structured dtype as columns; a field in a field is called ``outer.inner``.
+
+    Args:
+        prefix: what stands before each name, such as ``member.``.
+        dtype: structured.
+        shape: of one row.
+
+    Raises:
+        ValueError: there are none, or two of one name.
+    """
+    found = [replace(field, name=prefix + field.name) for _, field in _leaves((), dtype, shape)]
+    if not found or len({field.name for field in found}) < len(found):
+        raise ValueError(f"dtype {dtype} has no fields, or two that would be columns of one name")
+    return found
+
+
+def flat_columns(prefix: str, array: Array) -> Columns:
+    """The columns that `flat_fields` names, as views of a structured array."""
+    columns: Columns = {}
+    for path, field in _leaves((), array.dtype, array.shape[1:]):
+        part = array
+        for name in path:
+            part = part[name]
+        columns[prefix + field.name] = part
+    return columns
+
+
+def _leaves(
+    path: tuple[str, ...], dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> Iterator[tuple[tuple[str, ...], ArrayField]]:
+    for name in dtype.names or ():
+        inner, held, rows = (*path, name), dtype[name].base, shape + dtype[name].shape
+        if held.names is None:
+            yield inner, ArrayField(".".join(inner), held, rows)
+        else:
+            yield from _leaves(inner, held, rows)
 
 
 def spans(start: int, stop: int, row_bytes: int, size: int) -> Iterator[tuple[int, int]]:

@@ -14,7 +14,19 @@ import numpy as np
 
 from pipeline.core import Array, ArrayField, Columns, Schema, Split
 from pipeline.errors import ConfigError
-from pipeline.source import CHUNK_BYTES, Header, Listed, check_count, check_same, listed, read_header, reading, spans
+from pipeline.source import (
+    CHUNK_BYTES,
+    Header,
+    Listed,
+    check_count,
+    check_same,
+    flat_columns,
+    flat_fields,
+    listed,
+    read_header,
+    reading,
+    spans,
+)
 
 _COPY_BYTES = 16 << 20  # fresh pages are dear: NumPy gets this much back warm from the allocator, 64 MiB it does not
 
@@ -23,6 +35,8 @@ _COPY_BYTES = 16 << 20  # fresh pages are dear: NumPy gets this much back warm f
 class Npy:
     """Reads .npy files of one dtype and row shape as one column; the first axis is the rows.
 
+    A structured array is one column too, which is only carried, or with `fields` a column for each of its fields.
+
     The input is listed once for each object: make a new one to see files that came later. Byte order stays as it is in
     the file; in Fortran order the rows come as strided views.
 
@@ -30,12 +44,14 @@ class Npy:
         path: a file, a folder or a glob.
         column: name of the column.
         split_rows: rows of a split, that is of a part of the output; None makes every file one split.
+        fields: read the fields of a structured array as columns; those of a field in a field are named ``outer.inner``.
         mmap: map the file instead of copying it. The map is private: writing to the rows does not change the file.
     """
 
     path: str
     column: str = "data"
     split_rows: int | None = None
+    fields: bool = False
     mmap: bool = True
 
     def __post_init__(self) -> None:
@@ -55,13 +71,19 @@ class Npy:
     def _survey(self) -> tuple[Schema, tuple[Split, ...]]:
         found = [(file, self._header(file)) for file in listed(self.path, (".npy",))]
         first, header = found[0]
-        expected = self._field(header)
+        expected = self._fields(first, header)
         for file, other in found[1:]:
-            check_same(first, [expected], file, [self._field(other)])
-        return Schema((expected,)), tuple(split for file, other in found for split in self._cut(file, other))
+            check_same(first, expected, file, self._fields(file, other))
+        return Schema(tuple(expected)), tuple(split for file, other in found for split in self._cut(file, other))
 
-    def _field(self, header: Header) -> ArrayField:
-        return ArrayField(self.column, header.dtype, header.shape[1:])
+    def _fields(self, file: Listed, header: Header) -> list[ArrayField]:
+        if not self._cuts(header):
+            return [ArrayField(self.column, header.dtype, header.shape[1:])]
+        with reading(file.path, file.version):
+            return flat_fields("", header.dtype, header.shape[1:])
+
+    def _cuts(self, header: Header) -> bool:
+        return self.fields and header.dtype.names is not None
 
     def _header(self, file: Listed) -> Header:
         with reading(file.path, file.version), Path(file.path).open("rb") as stream:
@@ -88,7 +110,8 @@ class Npy:
             mapped = self.mmap and header.offset % header.dtype.alignment == 0
             size, rows = (CHUNK_BYTES, _map) if mapped else (_COPY_BYTES, _copy)
             for start, stop in spans(split.start, split.stop, header.row_bytes, size):
-                yield {self.column: _rows(file, header, start, stop, rows)}
+                array = _rows(file, header, start, stop, rows)
+                yield flat_columns("", array) if self._cuts(header) else {self.column: array}
 
 
 _Bytes = Callable[[BinaryIO, int, int], Array]

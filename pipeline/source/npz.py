@@ -19,6 +19,8 @@ from pipeline.source import (
     check_count,
     check_names,
     check_same,
+    flat_columns,
+    flat_fields,
     listed,
     read_header,
     reading,
@@ -43,11 +45,14 @@ class Npz:
         path: a file, a folder or a glob.
         members: columns to read, in this order; None reads all, in the order of the first archive.
         max_bytes: refuse archives that unpack to more.
+        fields: read the fields of a structured member as columns, named ``member.field``; else it is one column, which
+            is only carried.
     """
 
     path: str
     members: Sequence[str] | None = None
     max_bytes: int = 64 << 30
+    fields: bool = False
 
     def __post_init__(self) -> None:
         check_names("source.members", self.members)
@@ -67,12 +72,26 @@ class Npz:
         for file in listed(self.path, (".npz",)):
             with reading(file.path, file.version), ZipFile(file.path) as archive:
                 members = self._members(archive)
-            fields = [ArrayField(name, m.header.dtype, m.header.shape[1:]) for name, m in members.items()]
-            found.append((file, fields))
-            check_same(*found[0], file, fields)
+                columns = self._fields(members)
+            found.append((file, columns))
+            check_same(*found[0], file, columns)
             rows, row_bytes = _measure(members)
             splits.append(Split(f"{file.id}:0-{rows}", file.version, rows, rows * row_bytes, file.path, 0, rows))
         return Schema(tuple(found[0][1])), tuple(splits)
+
+    def _fields(self, members: Mapping[str, _Member]) -> list[ArrayField]:
+        """The columns of the members, in their order."""
+        found: list[ArrayField] = []
+        for name, member in members.items():
+            dtype, shape = member.header.dtype, member.header.shape[1:]
+            found += flat_fields(f"{name}.", dtype, shape) if self._cuts(member) else [ArrayField(name, dtype, shape)]
+        names = Counter(field.name for field in found)
+        if twin := next((name for name, count in names.items() if count > 1), None):
+            raise ValueError(f"a member and a field of another are both called {twin!r}; choose in source.members")
+        return found
+
+    def _cuts(self, member: _Member) -> bool:
+        return self.fields and member.header.dtype.names is not None
 
     def _members(self, archive: ZipFile) -> dict[str, _Member]:
         """The members that are columns, checked against each other and against the limits."""
@@ -93,13 +112,17 @@ class Npz:
 
     def read(self, split: Split) -> Iterator[Columns]:
         """The rows in chunks of at most 64 MiB over all columns."""
-        names = self.schema().names
+        expected = self.schema().names
         with reading(split.path, split.version), ZipFile(split.path) as archive, ExitStack() as stack:
             members = self._members(archive)
-            streams = {name: members[name].open(stack) for name in names}
+            streams = {name: member.open(stack) for name, member in members.items()}
             rows, row_bytes = _measure(members)
             for start, stop in spans(0, rows, row_bytes, CHUNK_BYTES):
-                yield {name: members[name].take(stream, start, stop) for name, stream in streams.items()}
+                chunk: Columns = {}
+                for name, stream in streams.items():
+                    array = members[name].take(stream, start, stop)
+                    chunk |= flat_columns(f"{name}.", array) if self._cuts(members[name]) else {name: array}
+                yield {name: chunk[name] for name in expected}
             for name, stream in streams.items():
                 members[name].finish(stream)
 
