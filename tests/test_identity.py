@@ -38,7 +38,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -59,8 +59,8 @@ from pipeline.transform.identity import Identity
 from tests import tables
 from tests.fakes import Rows, conversion
 
-QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-LONG = settings(QUICK, max_examples=3000)
+QUICK = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+LONG = settings(QUICK, max_examples=3000, derandomize=False)
 
 WAYS = st.fixed_dictionaries(
     {
@@ -116,7 +116,11 @@ def check_table(table: pa.Table, data: st.DataObject) -> None:
     select: Sequence[str] | None = data.draw(st.sampled_from([None, list(table.column_names)]))
     with TemporaryDirectory(dir=_MEMORY) as folder:
         before, after = Path(folder, "in.parquet"), Path(folder, "out.parquet")
-        pq.write_table(table, before, row_group_size=groups, use_dictionary=codes, compression="none")
+        try:
+            pq.write_table(table, before, row_group_size=groups, use_dictionary=codes, compression="none")
+            pq.read_table(before)
+        except (pa.ArrowException, OSError):
+            reject()  # pyarrow cannot slice views inside others, nor read back nulls in some nested fixed-size lists
         source = Parquet(
             str(before),
             split_rows=data.draw(st.sampled_from([None, 1, 20])),
