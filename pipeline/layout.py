@@ -379,7 +379,7 @@ def _filled(array: Array, valid: Array, name: str, value: float) -> Array:
         exact = np.asarray(value).astype(array.dtype)
     if not np.array_equal(exact, np.asarray(value), equal_nan=array.dtype.kind in "fc"):
         raise DTypeError(f"conversion.fill_value {value} is no {array.dtype} and column {name!r} has nulls to fill")
-    array = np.array(array, order="C", copy=True)
+    array = np.array(array, order="K", copy=True)  # a permuted tensor need not be put in order on the way back
     array[~valid] = exact
     return array
 
