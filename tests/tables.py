@@ -84,7 +84,7 @@ def nested(inner: st.SearchStrategy[pa.DataType]) -> st.SearchStrategy[pa.DataTy
 def _around(inner: st.SearchStrategy[pa.DataType]) -> st.SearchStrategy[pa.DataType]:
     key = st.sampled_from([pa.string(), pa.int32()])
     fields = st.lists(st.tuples(inner, st.booleans()), min_size=1, max_size=3).map(
-        lambda kinds: pa.struct([pa.field(f"f{i}", kind, nullable) for i, (kind, nullable) in enumerate(kinds)])
+        lambda kinds: pa.struct([pa.field(f"f{i}", kind, null or _holey(kind)) for i, (kind, null) in enumerate(kinds)])
     )
     return st.one_of(
         st.builds(pa.list_, inner),
@@ -93,6 +93,11 @@ def _around(inner: st.SearchStrategy[pa.DataType]) -> st.SearchStrategy[pa.DataT
         st.builds(pa.map_, key, inner),
         fields,
     )
+
+
+def _holey(kind: pa.DataType) -> bool:
+    """Whether a field in a struct must be nullable: pyarrow cannot read back fixed-size lists there that are not."""
+    return bool(kind == pa.null() or pa.types.is_fixed_size_list(kind))
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------

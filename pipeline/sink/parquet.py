@@ -358,6 +358,7 @@ class ParquetFile:
             arrays = [
                 _joined([batch.column(i) for batch in self._held], f, self._words) for i, f in enumerate(self._schema)
             ]
+            _check_hollow(arrays, self._schema)
             table = pa.Table.from_arrays(arrays, schema=self._schema)
             self._parquet.write_table(table, row_group_size=self._held_rows)
         self.rows += self._held_rows
@@ -447,6 +448,27 @@ class ParquetWriter:
         """Remove all files, also those that `close` had published before it failed."""
         for file in self._files.values():
             file.abort()
+
+
+def _check_hollow(arrays: list[pa.Array], schema: pa.Schema) -> None:
+    """Refuse rows that pyarrow writes without a word into a file that it then cannot read."""
+    for array, field in zip(arrays, schema, strict=True):
+        if _hollow(array):
+            raise DTypeError(
+                f"column {field.name!r} has null structs that hold fixed-size lists declared without nulls, which "
+                "Parquet writes but cannot read. Declare the lists nullable, or leave the column out with carry"
+            )
+
+
+def _hollow(array: pa.Array) -> bool:
+    array = getattr(array, "storage", array)
+    type_ = array.type
+    if pa.types.is_struct(type_):
+        lists = [pa.types.is_fixed_size_list(getattr(f.type, "storage_type", f.type)) for f in type_ if not f.nullable]
+        return (any(lists) and array.null_count > 0) or any(map(_hollow, array.flatten()))
+    if pa.types.is_map(type_):
+        return _hollow(array.items)
+    return pa.types.is_nested(type_) and not pa.types.is_union(type_) and _hollow(array.flatten())
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

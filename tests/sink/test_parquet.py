@@ -508,3 +508,21 @@ def test_missing_rows_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"columns of \[3, 4\] rows"):
         write(Parquet(str(tmp_path)), schema, [{"x": pa.array(range(3)), "y": pa.array(range(4))}])
     assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("shaped", [False, True])
+def test_null_structs_over_lists_that_cannot_be_null_are_refused(nested: bool, shaped: bool, tmp_path: Path) -> None:
+    """pyarrow writes a file of them that nobody can read; without null structs it can be read."""
+    lists = pa.array([[1], [2], [3]], pa.list_(pa.int8(), 1))
+    inner = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.int8(), [1]), lists) if shaped else lists
+    fields = [pa.field("f", inner.type, nullable=False)]
+    made = [
+        pa.StructArray.from_arrays([inner], fields=fields, mask=mask) for mask in (None, pa.array([True, False, False]))
+    ]
+    whole, holed = (pa.ListArray.from_arrays([0, 1, 3], column) if nested else column for column in made)
+    table = pa.table({"x": whole})
+    assert store(Parquet(str(tmp_path / "a.parquet")), table).equals(table)
+    with pytest.raises(DTypeError, match="column 'x' has null structs that hold fixed-size lists"):
+        store(Parquet(str(tmp_path / "b.parquet")), pa.table({"x": holed}))
+    assert not (tmp_path / "b.parquet").exists()
