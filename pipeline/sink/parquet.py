@@ -463,12 +463,21 @@ def _check_hollow(arrays: list[pa.Array], schema: pa.Schema) -> None:
 def _hollow(array: pa.Array) -> bool:
     array = getattr(array, "storage", array)
     type_ = array.type
+    if not _may_be_hollow(type_):  # `flatten` aborts the process on some arrays, so it is left alone where it can be
+        return False
     if pa.types.is_struct(type_):
-        lists = [pa.types.is_fixed_size_list(getattr(f.type, "storage_type", f.type)) for f in type_ if not f.nullable]
-        return (any(lists) and array.null_count > 0) or any(map(_hollow, array.flatten()))
-    if pa.types.is_map(type_):
-        return _hollow(array.items)
-    return pa.types.is_nested(type_) and not pa.types.is_union(type_) and _hollow(array.flatten())
+        return (_holds_lists(type_) and array.null_count > 0) or any(map(_hollow, array.flatten()))
+    return _hollow(array.items if pa.types.is_map(type_) else array.flatten())
+
+
+def _may_be_hollow(type_: pa.DataType) -> bool:
+    return any(pa.types.is_struct(t) and _holds_lists(t) for t in _within(type_))
+
+
+def _holds_lists(type_: pa.StructType) -> bool:
+    """Whether a struct has a field of fixed-size lists that is declared without nulls."""
+    lists = (pa.types.is_fixed_size_list(getattr(f.type, "storage_type", f.type)) for f in type_ if not f.nullable)
+    return any(lists)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
