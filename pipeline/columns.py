@@ -38,6 +38,8 @@ _NUMBERS: dict[pa.DataType, str] = {
 _ARROW = {np.dtype(code): type_ for type_, code in _NUMBERS.items()} | {np.dtype(bool): pa.bool_()}
 _TENSOR_KINDS = "biufc"
 _DATETIME_UNITS = ("s", "ms", "us", "ns")
+_USER_DEFINED = 2
+"""`numpy.dtype.isbuiltin` of dtypes that other packages add: that of float8_e5m2 says it is a float as any other."""
 
 
 LOGICAL_KEY = b"logical_dtype"
@@ -102,7 +104,7 @@ def storage(field: Field, policy: Policy = DEFAULT) -> Storage:
 def declared(field: Field) -> str:
     """What a field says that its integers, or pairs of floats, stand for; Arrow fields say it in their metadata."""
     if isinstance(field, ArrayField):
-        return field.logical
+        return field.logical or (field.dtype.name if field.dtype.name in LOGICAL else "")
     if not field.metadata:
         return ""
     logical = field.metadata.get(LOGICAL_KEY, b"").decode(errors="replace")
@@ -122,9 +124,9 @@ def _complex_storage(type_: pa.DataType, logical: str) -> Storage | str:
 
 
 def _logical_storage(field: Field, logical: str) -> Storage | str:
-    """Unsigned integers, or the void bytes that `numpy.save` makes of ml_dtypes, looked at as what they stand for."""
+    """Unsigned integers, dtypes of ml_dtypes or the void bytes that `numpy.save` makes of them, by what they mean."""
     bits = np.dtype(LOGICAL[logical])
-    if isinstance(field, ArrayField) and field.dtype == np.dtype(f"V{bits.itemsize}"):
+    if isinstance(field, ArrayField) and (field.dtype.name == logical or field.dtype == np.dtype(f"V{bits.itemsize}")):
         return Storage(bits, field.shape, logical=logical)
     plain = _numpy_storage(field) if isinstance(field, ArrayField) else _arrow_storage(field.type)
     if isinstance(plain, str) or plain.dtype != bits:
@@ -150,7 +152,7 @@ def _numpy_storage(field: ArrayField) -> Storage | str:
         return "objects are Python pickles, which are never read"
     if dtype.names:
         return "it is structured. source.fields=true reads its fields as columns"
-    if dtype.kind not in _TENSOR_KINDS or dtype.name not in np.sctypeDict or dtype.itemsize > _widest(dtype):
+    if dtype.kind not in _TENSOR_KINDS or dtype.isbuiltin == _USER_DEFINED or dtype.itemsize > _widest(dtype):
         return "torch has no such type"
     return Storage(dtype.newbyteorder("="), field.shape, _swap(dtype))
 
@@ -235,12 +237,17 @@ def _parted(array: Array) -> Array:
 def _native(column: Array, name: str) -> Array:
     if isinstance(column, np.ma.MaskedArray):
         raise DTypeError(f"column {name!r} is a masked array; yield a pyarrow array with nulls instead")
-    if column.dtype.kind == "V" and column.dtype.names is None:  # bits of a type that NumPy lacks
+    if _is_bits(column.dtype):
         return column.view(f"u{column.dtype.itemsize}")
     dtype = storage(ArrayField(name, column.dtype, column.shape[1:])).dtype
     if not column.dtype.isnative:
         column = column.astype(column.dtype.newbyteorder("="))
     return column.view(dtype) if column.dtype.kind in "mM" else column
+
+
+def _is_bits(dtype: np.dtype[Any]) -> bool:
+    """Whether values are of a type that NumPy lacks: one of ml_dtypes, or the void bytes that they are saved as."""
+    return (dtype.kind == "V" and dtype.names is None) or dtype.name in LOGICAL
 
 
 def valid(column: pa.Array) -> Array | None:
@@ -344,7 +351,7 @@ def restore(array: Array, present: Array | None, field: Field, words: pa.Array |
     if isinstance(field, ArrayField):
         if present is not None:
             raise DTypeError(_no_nulls(field.name, int((~present).sum())))
-        if field.dtype.kind in "mMV":
+        if field.dtype.kind in "mM" or _is_bits(field.dtype):
             array = array.view(field.dtype.newbyteorder("="))
         return array.astype(field.dtype, copy=False)
     if present is not None and not field.nullable:
@@ -414,7 +421,7 @@ def arrow_field(field: Field, tensor: TensorType = "fixed_shape_tensor", complex
     """
     if not isinstance(field, ArrayField):
         return field
-    value, shape, logical = _arrow_value(field), field.shape, field.logical
+    value, shape, logical = _arrow_value(field), field.shape, declared(field)
     if field.dtype.kind == "c":
         if complex_ == "error":
             raise DTypeError(
@@ -436,8 +443,8 @@ def arrow_field(field: Field, tensor: TensorType = "fixed_shape_tensor", complex
 
 def _arrow_value(field: ArrayField) -> pa.DataType:
     dtype = field.dtype.newbyteorder("=")
-    if field.logical:
-        dtype = np.dtype(LOGICAL[field.logical])  # perhaps void bytes, as numpy.save makes of ml_dtypes
+    if logical := declared(field):
+        dtype = np.dtype(LOGICAL[logical])
     if dtype.name in COMPLEX:
         dtype = np.dtype(COMPLEX[dtype.name])
     if dtype in _ARROW:
@@ -465,7 +472,7 @@ def array_field(field: Field) -> ArrayField:
         DTypeError: there is no such dtype; the message names the column.
     """
     if isinstance(field, ArrayField):
-        return field
+        return replace(field, dtype=np.dtype(LOGICAL[name])) if (name := field.dtype.name) in LOGICAL else field
     if paired(field):
         pairs = storage(field)
         return ArrayField(field.name, pairs.dtype, pairs.shape)
@@ -492,7 +499,7 @@ def to_array(column: Column, name: str, *, pairs: bool = False) -> Array:
         DTypeError: it holds nulls, or there is no such dtype.
     """
     if isinstance(column, np.ndarray):
-        return column
+        return column.view(LOGICAL[column.dtype.name]) if column.dtype.name in LOGICAL else column
     field = array_field(pa.field(name, column.type))
     if column.null_count:
         raise DTypeError(_no_nulls(name, column.null_count))

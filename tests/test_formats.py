@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.core import Array
+from pipeline.core import Array, ArrayField, Columns, Schema, Split
 from pipeline.errors import DataError, DTypeError
+from pipeline.policy import LOGICAL
 from pipeline.sink.npy import Npy as NpySink
 from pipeline.sink.npz import Npz as NpzSink
 from pipeline.sink.parquet import Parquet as ParquetSink
@@ -182,6 +185,57 @@ def test_ml_dtypes_save_is_read_by_declaration(tmp_path: Path) -> None:
     sink = NpySink(str(tmp_path / "b.npy"))
     through(Npy(str(tmp_path / "a.npy")), sink, lambda t: {"x": t["data"].float()}, logical_dtype="bfloat16")
     assert_identical(np.load(tmp_path / "b.npy").view("u4"), array.astype("f4").view("u4"))
+
+
+@dataclass(frozen=True)
+class Held:
+    """A source of one array in memory."""
+
+    array: Array
+
+    def schema(self) -> Schema:
+        return Schema((ArrayField("x", self.array.dtype, self.array.shape[1:]),))
+
+    def splits(self) -> list[Split]:
+        return [Split("all", "1", len(self.array))]
+
+    def read(self, split: Split) -> Iterator[Columns]:
+        yield {"x": self.array}
+
+
+@pytest.mark.parametrize("logical", LOGICAL)
+@pytest.mark.parametrize("carried", [False, True])
+def test_arrays_of_ml_dtypes_are_known_by_their_name(logical: str, carried: bool, tmp_path: Path) -> None:
+    """Their kind says void for some and float for others; every bit comes through, as a tensor and carried."""
+    bits = np.arange(256, dtype=LOGICAL[logical]).reshape(128, 2)
+    source: Any = Held(bits.view(getattr(ml_dtypes, logical)))
+    seen: list[torch.dtype] = []
+
+    def look(tensors: Any) -> Any:
+        seen.extend(t.dtype for t in tensors.values())
+        return tensors
+
+    chosen = {"columns": []} if carried else {}
+    for sink in (NpySink(str(tmp_path / "a.npy")), NpzSink(str(tmp_path / "a.npz"))):
+        through(source, sink, look, **chosen)
+    through(source, ParquetSink(str(tmp_path / "a.parquet")), look, **chosen)
+    assert set(seen) == (set() if carried else {getattr(torch, logical)})
+    assert_identical(np.load(tmp_path / "a.npy"), bits)
+    with np.load(tmp_path / "a.npz") as members:
+        assert_identical(members["x"], bits)
+    field = pq.read_schema(tmp_path / "a.parquet").field("x")
+    assert field.metadata[b"logical_dtype"] == logical.encode()
+    through(Parquet(str(tmp_path / "a.parquet")), NpySink(str(tmp_path / "b.npy")))
+    assert_identical(np.load(tmp_path / "b.npy"), bits)
+
+
+def test_floats_of_ml_dtypes_that_torch_lacks_are_carried_or_refused_by_name(tmp_path: Path) -> None:
+    """A tensor cannot hold them; nor can a .npy file say what they are."""
+    source: Any = Held(np.arange(4, dtype="u1").view(ml_dtypes.float8_e4m3))
+    with pytest.raises(DTypeError, match="column 'x' is float8_e4m3: torch has no such type"):
+        through(source, NpySink(str(tmp_path / "a.npy")), columns=["x"])
+    with pytest.raises(DTypeError, match="column 'x' is float8_e4m3, which"):
+        through(source, NpySink(str(tmp_path / "a.npy")))
 
 
 @pytest.mark.parametrize(("word", "dtype"), [("bits", "u2"), ("float32", "f4")])
