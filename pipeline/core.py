@@ -44,9 +44,12 @@ class ArrayField:
     shape: tuple[int, ...] = ()
     logical: str = ""
     """What unsigned integers stand for where NumPy has no such type, such as bfloat16."""
+    scalar: bool = False
+    """Whether it is a single value without an axis of rows (a 0-d array), which travels as one row."""
 
     def __str__(self) -> str:
-        return f"{self.logical or self.dtype.name}{list(self.shape) if self.shape else ''}"
+        shape = list(self.shape) if self.shape else " (0-d)" if self.scalar else ""
+        return f"{self.logical or self.dtype.name}{shape}"
 
 
 Field: TypeAlias = Union[ArrayField, "pa.Field"]

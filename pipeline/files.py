@@ -152,7 +152,8 @@ def check_suffix(path: str, suffix: str) -> None:
 def npy_header(field: ArrayField, rows: int) -> bytes:
     """What stands before the values of `rows` rows in a ``.npy`` file, byte for byte as `numpy.save` writes it.
 
-    Its length does not depend on `rows`, so that it can be written again when they have been counted.
+    Its length does not depend on `rows`, so that it can be written again when they have been counted; only the one row
+    of a field that is a single value (0-d) has no axis.
 
     Raises:
         DTypeError: a ``.npy`` file cannot hold the dtype, or would give it back changed.
@@ -160,7 +161,8 @@ def npy_header(field: ArrayField, rows: int) -> bytes:
     out = io.BytesIO()
     try:
         descr = _npy_descr(field.dtype)
-        header = {"descr": descr, "fortran_order": False, "shape": (rows, *field.shape)}
+        shape = () if field.scalar and rows == 1 else (rows, *field.shape)
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
         try:
             np.lib.format.write_array_header_1_0(out, header)
         except UnicodeError:

@@ -390,7 +390,8 @@ def _retyped(f: Field, name: str, kind: Kind, policy: Policy) -> Field:
     same = kind == (kept.dtype, kept.shape, kept.logical)
     if isinstance(f, ArrayField):
         dtype = f.dtype if (kind.dtype, kind.logical) == (kept.dtype, kept.logical) else kind.dtype
-        return ArrayField(name, dtype.newbyteorder("=") if policy.byteorder == "native" else dtype, *kind[1:])
+        dtype = dtype.newbyteorder("=") if policy.byteorder == "native" else dtype
+        return ArrayField(name, dtype, *kind[1:], scalar=f.scalar and not kind.shape)
     if same:
         return f.with_name(name)
     fresh = ArrayField(name, *kind)

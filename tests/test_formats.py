@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.core import Array, ArrayField, Columns, Schema, Split
+from pipeline.core import Array, ArrayField, Columns, Output, Schema, Split
 from pipeline.errors import DataError, DTypeError
 from pipeline.policy import LOGICAL
 from pipeline.sink.npy import Npy as NpySink
@@ -215,7 +215,7 @@ def test_arrays_of_ml_dtypes_are_known_by_their_name(logical: str, carried: bool
         seen.extend(t.dtype for t in tensors.values())
         return tensors
 
-    chosen = {"columns": []} if carried else {}
+    chosen: dict[str, Any] = {"columns": []} if carried else {}
     for sink in (NpySink(str(tmp_path / "a.npy")), NpzSink(str(tmp_path / "a.npz"))):
         through(source, sink, look, **chosen)
     through(source, ParquetSink(str(tmp_path / "a.parquet")), look, **chosen)
@@ -318,8 +318,28 @@ def test_fields_of_one_name_are_refused(tmp_path: Path) -> None:
         Npz(str(tmp_path / "a.npz"), fields=True).schema()
 
 
-def test_a_single_value_has_no_rows(tmp_path: Path) -> None:
-    """A 0-d array is refused with the way out."""
+@pytest.mark.parametrize("dtype", [">f4", "?", "c8", "M8[D]", "S3", [("a", "i4"), ("b", "f8")]])
+@pytest.mark.parametrize("chosen", [None, []])
+def test_a_single_value_is_a_row_and_comes_back_without_an_axis(dtype: Any, chosen: Any, tmp_path: Path) -> None:
+    """A 0-d array travels as a batch of one, as a tensor where it can or carried."""
+    one = random(dtype, (1,)).reshape(())
+    np.save(tmp_path / "a.npy", one)
+    np.savez(tmp_path / "a.npz", x=one, y=np.ones(1))
+    through(Npy(str(tmp_path / "a.npy")), NpySink(str(tmp_path / "b.npy")), columns=chosen)
+    assert (tmp_path / "b.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()
+    through(Npz(str(tmp_path / "a.npz")), NpzSink(str(tmp_path / "b.npz")), columns=chosen)
+    with np.load(tmp_path / "b.npz") as members:
+        assert_identical(members["x"], one)
+        assert members["y"].shape == (1,)
+
+
+def test_a_single_value_that_gets_rows_gets_an_axis(tmp_path: Path) -> None:
+    """In Parquet, where the transform repeats it, and where it gives it a shape."""
     np.save(tmp_path / "a.npy", np.float32(3))
-    with pytest.raises(DataError, match=r"a\.npy.*single value .0-d array., which has no rows.*shape .1,."):
-        through(Npy(str(tmp_path / "a.npy")), NpySink(str(tmp_path / "b.npy")))
+    source = Npy(str(tmp_path / "a.npy"))
+    through(source, ParquetSink(str(tmp_path / "b.parquet")))
+    assert pq.read_table(tmp_path / "b.parquet").column("data").to_pylist() == [3]
+    twice: Any = lambda t: Output({"data": t["data"].repeat(2)}, rows=torch.zeros(2 * len(t["data"])).long())  # noqa: E731
+    for name, make, shape in (("c", twice, (2,)), ("d", lambda t: {"data": t["data"][:, None]}, (1, 1))):
+        through(source, NpySink(str(tmp_path / f"{name}.npy")), make)
+        assert_identical(np.load(tmp_path / f"{name}.npy"), np.full(shape, 3, np.float32))

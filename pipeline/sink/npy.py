@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -75,7 +75,7 @@ class NpyWriter:
 
     def __init__(self, publication: Publication, field: ArrayField, rows: int | None) -> None:
         self._publication = publication
-        self._field = field
+        self._field = field if rows is not None else replace(field, scalar=False)
         self._expected = rows
         self._rows = 0
         try:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, ClassVar, Literal
 
@@ -80,7 +80,7 @@ class NpzWriter:
         self, publication: Publication, fields: tuple[ArrayField, ...], rows: int | None, *, compressed: bool
     ) -> None:
         self._publication = publication
-        self._fields = fields
+        self._fields = fields if rows is not None else tuple(replace(field, scalar=False) for field in fields)
         self._expected = rows
         self._method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
         self._rows = 0

@@ -149,7 +149,7 @@ def _kind(field: Field | None) -> str:
     if field is None:
         return "absent"
     if isinstance(field, ArrayField):
-        return f"{field.dtype} with rows of shape {field.shape}"
+        return "a single value (0-d)" if field.scalar else f"{field.dtype} with rows of shape {field.shape}"
     return f"{field.type}{'' if field.nullable else ' not null'}"
 
 
@@ -174,8 +174,12 @@ class Header:
 
     @property
     def rows(self) -> int:
-        """Length of the first axis."""
-        return self.shape[0]
+        """Length of the first axis; a single value (0-d array) is one row."""
+        return self.shape[0] if self.shape else 1
+
+    def field(self, name: str) -> ArrayField:
+        """The array as a column."""
+        return ArrayField(name, self.dtype, self.shape[1:], scalar=not self.shape)
 
     @property
     def row_items(self) -> int:
@@ -222,7 +226,7 @@ def _check_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if dtype.subdtype is not None:
         raise ValueError(f"dtype {dtype} is an array itself; put its shape into that of the array")
     if not shape:
-        raise ValueError("it is a single value (0-d array), which has no rows. Save it with shape (1,)")
+        return
     if min(shape) < 0:
         raise ValueError(f"shape {shape} has a negative length")
     if shape[0] > _MOST_EMPTY_ROWS and not math.prod(shape[1:]) * dtype.itemsize:

@@ -78,7 +78,7 @@ class Npy:
 
     def _fields(self, file: Listed, header: Header) -> list[ArrayField]:
         if not self._cuts(header):
-            return [ArrayField(self.column, header.dtype, header.shape[1:])]
+            return [header.field(self.column)]
         with reading(file.path, file.version):
             return flat_fields("", header.dtype, header.shape[1:])
 

@@ -83,8 +83,9 @@ class Npz:
         """The columns of the members, in their order."""
         found: list[ArrayField] = []
         for name, member in members.items():
-            dtype, shape = member.header.dtype, member.header.shape[1:]
-            found += flat_fields(f"{name}.", dtype, shape) if self._cuts(member) else [ArrayField(name, dtype, shape)]
+            header = member.header
+            cut = self._cuts(member)
+            found += flat_fields(f"{name}.", header.dtype, header.shape[1:]) if cut else [header.field(name)]
         names = Counter(field.name for field in found)
         if twin := next((name for name, count in names.items() if count > 1), None):
             raise ValueError(f"a member and a field of another are both called {twin!r}; choose in source.members")

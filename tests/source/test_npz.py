@@ -77,7 +77,7 @@ def npy(array: object, folder: Path) -> bytes:
     ("members", "message"),
     [
         ({"x": X, "y": Y[:3]}, r"member 'x' has 8 rows and member 'y' has 3"),
-        ({"x": X, "n": np.int64(5)}, r"member 'n': it is a single value"),
+        ({"x": X, "n": np.int64(5)}, r"member 'x' has 8 rows and member 'n' has 1"),
         ({"x": X, "n": np.array([{}])}, r"member 'n': .*pickles"),
     ],
     ids=["unequal", "scalar", "object"],
