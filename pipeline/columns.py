@@ -38,6 +38,7 @@ _NUMBERS: dict[pa.DataType, str] = {
 _ARROW = {np.dtype(code): type_ for type_, code in _NUMBERS.items()} | {np.dtype(bool): pa.bool_()}
 _TENSOR_KINDS = "biufc"
 _DATETIME_UNITS = ("s", "ms", "us", "ns")
+_MOST_ELEMENTS = 2**31 - 1
 _USER_DEFINED = 2
 """`numpy.dtype.isbuiltin` of dtypes that other packages add: that of float8_e5m2 says it is a float as any other."""
 
@@ -58,6 +59,8 @@ class Storage:
         copy: why one copy is needed on the way, or "" if the memory is shared.
         number: whether the values are numbers or truth values, not codes of something else (a date, a decimal).
         logical: what unsigned integers stand for where NumPy has no such type, such as bfloat16; else "".
+        ragged: whether a row is a list of any length; dtype and shape are those of its elements, which lie one row
+            after the other, and `offsets` says where each begins.
     """
 
     dtype: np.dtype[Any]
@@ -65,10 +68,11 @@ class Storage:
     copy: str = ""
     number: bool = True
     logical: str = ""
+    ragged: bool = False
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes of one row; of one element where rows are lists of any length."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
@@ -91,6 +95,9 @@ def storage(field: Field, policy: Policy = DEFAULT) -> Storage:
         found = _numpy_storage(field)
     elif policy.dictionary == "codes" and pa.types.is_dictionary(field.type):
         found = replace(_codes(field.type), number=False)
+    elif policy.ragged == "jagged" and _is_list(field.type):
+        found = _element_storage(field.type.value_type)
+        found = found if isinstance(found, str) else replace(found, ragged=True)
     else:
         found = _arrow_storage(field.type)
     if isinstance(found, str):
@@ -182,13 +189,22 @@ def _arrow_storage(type_: pa.DataType) -> Storage | str:
         inner = _arrow_storage(type_.value_type)
         return inner if isinstance(inner, str) else _nest(inner, _logical_shape(type_))
     if pa.types.is_fixed_size_list(type_):
-        inner = _arrow_storage(type_.value_type)
+        inner = _element_storage(type_.value_type)
         if isinstance(inner, str):
-            return f"of its elements, {inner}"
+            return inner
         return _nest(inner, (type_.list_size,)) if type_.list_size else "lists of width 0 have no elements"
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
-        return "rows of different lengths make no dense tensor"
+    if _is_list(type_):
+        return "rows of different lengths make no dense tensor. conversion.ragged=jagged makes a jagged one"
     return "tensors hold numbers and truth values"
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_))
+
+
+def _element_storage(type_: pa.DataType) -> Storage | str:
+    inner = _arrow_storage(type_)
+    return f"of its elements, {inner}" if isinstance(inner, str) else inner
 
 
 def _nest(inner: Storage, shape: tuple[int, ...]) -> Storage:
@@ -220,6 +236,22 @@ def values(column: Column, name: str, *, pairs: bool = False) -> tuple[Array, Ar
     if isinstance(column, np.ndarray):
         return _native(column, name), None
     return _joined(_flat(column, name)) if pairs else _flat(column, name), valid(column)
+
+
+def offsets(column: pa.Array) -> Array:
+    """Where the lists of a column begin and end among the elements that `values` gives, int64 ``(rows + 1,)``."""
+    found = _own_offsets(column)
+    starts: Array = found - found[0]
+    return starts
+
+
+def _own_offsets(column: pa.Array) -> Array:
+    """The same, counted from the first element of the memory behind the column."""
+    code = "i8" if pa.types.is_large_list(column.type) else "i4"
+    data = column.buffers()[1]
+    if data is None or not len(column):
+        return np.zeros(len(column) + 1, np.int64)
+    return np.frombuffer(data, code, count=column.offset + len(column) + 1)[column.offset :].astype(np.int64)
 
 
 def _joined(pairs: Array) -> Array:
@@ -285,6 +317,11 @@ def _flat(column: pa.Array, name: str) -> Array:
         _check_elements(column, elements, width, name)
         inner = _flat(elements, name)
         return inner.reshape(len(column), width, *inner.shape[1:])
+    if _is_list(type_):
+        at = _own_offsets(column)
+        elements = column.values.slice(at[0], at[-1] - at[0])
+        _check_ragged(column, elements, at - at[0], name)
+        return _flat(elements, name)
     if pa.types.is_boolean(type_):
         data = column.buffers()[1]
         return _bits(data, column.offset, len(column)) if data is not None and len(column) else np.zeros(0, bool)
@@ -318,9 +355,21 @@ def _inner_shape(type_: pa.FixedShapeTensorType) -> tuple[int, ...]:
 def _check_elements(column: pa.Array, elements: pa.Array, width: int, name: str) -> None:
     """Null elements inside lists have no place in a mask of rows; those inside null lists do not count."""
     present = valid(elements)
-    if present is None:
-        return
-    whole = present.reshape(len(column), width).all(axis=1)
+    if present is not None:
+        whole: Any = present.reshape(len(column), width).all(axis=1)
+        _refuse_holes(column, whole, name)
+
+
+def _check_ragged(column: pa.Array, elements: pa.Array, at: Array, name: str) -> None:
+    """The same for lists of any length, of which the row `i` holds the elements ``at[i]`` to ``at[i + 1]``."""
+    present = valid(elements)
+    if present is not None:
+        holes: Array = np.concatenate([[0], np.cumsum(~present)])
+        whole: Any = holes[at[1:]] == holes[at[:-1]]
+        _refuse_holes(column, whole, name)
+
+
+def _refuse_holes(column: pa.Array, whole: Array, name: str) -> None:
     outer = valid(column)
     bad = np.flatnonzero(~whole if outer is None else ~whole & outer)
     if len(bad):
@@ -334,7 +383,14 @@ def _check_elements(column: pa.Array, elements: pa.Array, width: int, name: str)
 # ---- storage -> column -----------------------------------------------------------------------------------------------
 
 
-def restore(array: Array, present: Array | None, field: Field, words: pa.Array | None = None) -> Column:
+def restore(
+    array: Array,
+    present: Array | None,
+    field: Field,
+    *,
+    words: pa.Array | None = None,
+    starts: Array | None = None,
+) -> Column:
     """The column of type `field` that has these storage values and nulls. Shares memory where the type allows.
 
     Args:
@@ -342,9 +398,12 @@ def restore(array: Array, present: Array | None, field: Field, words: pa.Array |
         present: bool ``(rows,)``, True where not null; None for no nulls.
         field: the type wanted.
         words: the dictionary that `array` indexes, if the field is a dictionary column.
+        starts: where the list of each row begins among the elements in `array`, and where the last one ends, int64
+            ``(rows + 1,)``; if rows are lists of any length.
 
     Raises:
-        DTypeError: nulls where `field` has no place for them, or indices outside the dictionary.
+        DTypeError: nulls where `field` has no place for them, indices outside the dictionary, or lists that are no
+            pieces of the elements.
     """
     if present is not None and present.all():
         present = None
@@ -362,7 +421,27 @@ def restore(array: Array, present: Array | None, field: Field, words: pa.Array |
         return _worded(array, present, field, words)
     if array.dtype.kind == "c":
         array = _parted(array)
-    return _arrow(array, present, field.type)
+    return _arrow(array, present, field.type) if starts is None else _lists(array, starts, present, field)
+
+
+def _lists(array: Array, starts: Array, present: Array | None, field: pa.Field) -> pa.Array:
+    if starts[0] != 0 or starts[-1] != len(array) or (np.diff(starts) < 0).any():
+        raise DTypeError(f"column {field.name!r}: the offsets of the jagged tensor do not fit its {len(array)} values")
+    wide = pa.types.is_large_list(field.type)
+    if not wide and len(array) > _MOST_ELEMENTS:
+        raise DTypeError(
+            f"column {field.name!r} is {field.type} and holds {len(array)} elements in one batch, of at most "
+            f"{_MOST_ELEMENTS}. Lower batch.rows"
+        )
+    begin = pa.py_buffer(starts.astype("i8" if wide else "i4"))
+    elements = _arrow(array, None, field.type.value_type)
+    return pa.Array.from_buffers(
+        field.type, len(starts) - 1, [_bitmap(present), begin], children=[elements], null_count=-1
+    )
+
+
+def _bitmap(present: Array | None) -> pa.Buffer | None:
+    return None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
 
 
 def _worded(array: Array, present: Array | None, field: pa.Field, words: pa.Array) -> pa.Array:
@@ -387,7 +466,7 @@ def _no_nulls(name: str, count: int) -> str:
 
 def _arrow(array: Array, present: Array | None, type_: pa.DataType) -> pa.Array:
     rows = len(array)
-    bitmap = None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
+    bitmap = _bitmap(present)
     if isinstance(type_, pa.FixedShapeTensorType):
         order = type_.permutation or list(range(len(type_.shape)))
         back = np.argsort(order)

@@ -62,6 +62,7 @@ class Conversion:
     unsigned: str = "native"
     byteorder: str = "preserve"
     dictionary: str = "error"
+    ragged: str = "error"
     logical_dtype: Optional[str] = None  # noqa: UP045
     columns: Any = field(default_factory=dict)
     memory: str = "auto"

@@ -357,8 +357,8 @@ def rowwise(transform: Transform) -> bool | None:
 def apply(transform: Transform, tensors: Tensors, validity: Validity, rows: int) -> Output:
     """Run a transform on one batch of `rows` rows and check what it returns.
 
-    Returns an `Output` in which every tensor is strided and has the right number of rows, and `validity` is complete:
-    nulls follow columns of the same name and the rows that were kept.
+    Returns an `Output` in which every tensor is strided or jagged and has the right number of rows, and `validity` is
+    complete: nulls follow columns of the same name and the rows that were kept.
 
     Raises:
         TransformError: the contract was broken; the message names the column. Exceptions of the transform pass through.
@@ -423,8 +423,10 @@ def _check_tensor(name: object, tensor: object, rows: int, rows_out: int, *, mov
         raise TransformError(f"column names are strings; the transform returned {name!r}")
     if not isinstance(tensor, torch.Tensor):
         raise TransformError(f"column {name!r}: the transform returned {type(tensor).__name__}, not a tensor")
-    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
-        kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else str(tensor.layout)
+    if tensor.is_nested and tensor.layout != torch.jagged:
+        raise TransformError(f"column {name!r}: the transform returned a nested tensor that is not torch.jagged")
+    if (tensor.layout != torch.strided and not tensor.is_nested) or tensor.is_quantized or tensor.is_meta:
+        kind = "quantized" if tensor.is_quantized else str(tensor.layout)
         kind = "meta" if tensor.is_meta else kind
         raise TransformError(f"column {name!r}: the transform returned a {kind} tensor; return a dense one")
     if tensor.dim() == 0:

@@ -21,6 +21,9 @@ from pipeline.policy import Conversion, Policy, cast
 VALID = "\0valid:"
 """Prefix of the arrays that hold the validity of a column on its way to the device and back."""
 
+STARTS = "\0starts:"
+"""Prefix of the arrays that say where the rows of a jagged column begin among its elements."""
+
 ROWS = "\0rows"
 """Name of the array that says which input rows the output rows come from."""
 
@@ -31,14 +34,26 @@ _BLOCK = 65536
 
 
 class Kind(NamedTuple):
-    """What a tensor column holds: dtype on the host, shape of one row, and what unsigned integers stand for."""
+    """What a tensor column holds: dtype on the host, shape of one row, and what unsigned integers stand for.
+
+    Rows of a `ragged` column are lists of any length; the shape is that of one element.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...] = ()
     logical: str = ""
+    ragged: bool = False
 
     def __str__(self) -> str:
-        return f"{self.logical or self.dtype.name}{list(self.shape) if self.shape else ''}"
+        shape = ", ".join([*("*" for _ in range(self.ragged)), *map(str, self.shape)])
+        return (self.logical or self.dtype.name) + (f"[{shape}]" if shape else "")
+
+    def field(self, name: str) -> Field:
+        """A column of it that is none of the input's."""
+        if not self.ragged:
+            return ArrayField(name, self.dtype, self.shape, self.logical)
+        element = columns.arrow_field(ArrayField(name, self.dtype, self.shape), "fixed_size_list")
+        return pa.field(name, pa.list_(element.type))
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class Route:
     @property
     def kind(self) -> Kind:
         """What the transform sees."""
-        return Kind(self.dtype, self.storage.shape, self.storage.logical)
+        return Kind(self.dtype, self.storage.shape, self.storage.logical, self.storage.ragged)
 
     @property
     def copy(self) -> str:
@@ -69,7 +84,7 @@ class Route:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of the tensor."""
+        """Bytes of one row of the tensor, as far as its type tells."""
         return self.dtype.itemsize * math.prod(self.storage.shape)
 
 
@@ -123,10 +138,15 @@ class Layout:
 
     def empty(self) -> Arrays:
         """Tensor columns of 0 rows."""
-        return {route.name: np.empty((0, *route.storage.shape), route.dtype) for route in self.routes}
+        values = {route.name: np.empty((0, *route.storage.shape), route.dtype) for route in self.routes}
+        return values | {STARTS + route.name: np.zeros(1, np.int64) for route in self.routes if route.storage.ragged}
 
     def enter(self, chunk: Columns) -> Arrays:
-        """Arrays of the tensor columns, with the validity of those that hold nulls under ``VALID + name``."""
+        """Arrays of the tensor columns.
+
+        Beside them the validity of those that hold nulls under ``VALID + name``, and the starts of jagged ones under
+        ``STARTS + name``.
+        """
         arrays: Arrays = {}
         for route in self.routes:
             if route.stacked:
@@ -140,6 +160,8 @@ class Layout:
             arrays[route.name] = array
             if valid is not None:
                 arrays[VALID + route.name] = valid
+            if route.storage.ragged:
+                arrays[STARTS + route.name] = columns.offsets(chunk[name])
         return arrays
 
     def _values(self, column: Column, name: str, route: Route) -> tuple[Array, Array | None]:
@@ -149,7 +171,7 @@ class Layout:
             array, valid = _null(array, valid, name, policy)
         if array.dtype == route.dtype:
             return array, valid
-        made, wrong = cast(array, route.dtype, policy.cast_check, valid)
+        made, wrong = cast(array, route.dtype, policy.cast_check, None if route.storage.ragged else valid)
         if wrong:
             raise DTypeError(f"column {name!r}: {wrong}. Choose another conversion.dtype, or conversion.cast_check")
         return made, valid
@@ -185,7 +207,7 @@ class Layout:
                 route = first[f.name]
                 for name in [n for n in rest if like.get(n, n) == route.name]:
                     left += self._leave(name, route, rest.pop(name), unstack=unstack)
-        left += [(ArrayField(name, *kind), Exit(name, name)) for name, kind in rest.items()]
+        left += [(kind.field(name), Exit(name, name)) for name, kind in rest.items()]
         names = [exit_.name for _, exit_ in left]
         for name in {n for n in names if names.count(n) > 1}:
             raise TransformError(
@@ -197,13 +219,13 @@ class Layout:
     def _leave(self, name: str, route: Route, kind: Kind, *, unstack: bool) -> list[tuple[Field, Exit]]:
         """What becomes of a tensor column that holds values of `route`."""
         if route.stacked and not (unstack and name == route.name and kind.shape == route.storage.shape):
-            return [(ArrayField(name, *kind), Exit(name, name))]
+            return [(kind.field(name), Exit(name, name))]
         if route.stacked:
             one = kind._replace(shape=())
             return [self._back(f, f.name, name, i, route, one) for i, f in enumerate(route.fields)]
         source = route.fields[0]
         if _is_dictionary(source) and kind != route.kind:
-            return [(ArrayField(name, *kind), Exit(name, name))]
+            return [(kind.field(name), Exit(name, name))]
         return [self._back(source, name, name, None, route, kind)]
 
     def _back(
@@ -259,6 +281,8 @@ def layout(
 
 def _route(f: Field, policy: Policy) -> Route:
     stored = columns.storage(f, policy)
+    if stored.ragged and policy.nulls == "fill":
+        raise ConfigError(f"conversion.nulls=fill has no value for the lists of column {f.name!r}; set mask for it")
     return Route(f.name, (f,), stored, stored.dtype if stored.logical else policy.tensor_dtype(stored.dtype, f.name))
 
 
@@ -322,7 +346,7 @@ def _stacked(schema: Schema, name: str, patterns: str | Sequence[str], conversio
         raise ConfigError(f"columns.{name} is empty; list the columns to stack")
     groups: dict[np.dtype[Any], list[Route]] = {}
     for route in [_route(schema[n], conversion.of(n)) for n in names]:
-        if route.storage.shape or route.storage.logical:
+        if route.storage.shape or route.storage.logical or route.storage.ragged:
             raise DTypeError(f"columns.{name}: {route.name!r} is {route.kind}; only plain columns are stacked")
         groups.setdefault(route.dtype, []).append(route)
     if len(groups) > 1 and conversion.mixed_dtypes == "error":
@@ -387,14 +411,15 @@ def _filled(array: Array, valid: Array, name: str, value: float) -> Array:
 def _retyped(f: Field, name: str, kind: Kind, policy: Policy) -> Field:
     """`f` under a name, with as much of its type as the new kind allows."""
     kept = columns.storage(f, policy)
-    same = kind == (kept.dtype, kept.shape, kept.logical)
+    if kind.ragged != kept.ragged:
+        return kind.field(name)
     if isinstance(f, ArrayField):
         dtype = f.dtype if (kind.dtype, kind.logical) == (kept.dtype, kept.logical) else kind.dtype
         dtype = dtype.newbyteorder("=") if policy.byteorder == "native" else dtype
-        return ArrayField(name, dtype, *kind[1:], scalar=f.scalar and not kind.shape)
-    if same:
+        return ArrayField(name, dtype, kind.shape, kind.logical, scalar=f.scalar and not kind.shape)
+    if kind == (kept.dtype, kept.shape, kept.logical, kept.ragged):
         return f.with_name(name)
-    fresh = ArrayField(name, *kind)
+    fresh = kind.field(name)
     try:
         value = columns.arrow_field(ArrayField(name, kind.dtype)).type
     except DTypeError:  # Arrow has no such type, but the sink may
@@ -412,4 +437,7 @@ def _revalued(type_: pa.DataType, value: pa.DataType) -> pa.DataType:
     if pa.types.is_fixed_size_list(type_):
         inner = type_.value_field.with_type(_revalued(type_.value_type, value))
         return pa.list_(inner, type_.list_size)
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        inner = type_.value_field.with_type(_revalued(type_.value_type, value))
+        return pa.list_(inner) if pa.types.is_list(type_) else pa.large_list(inner)
     return value

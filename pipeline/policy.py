@@ -20,6 +20,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "unsigned": ("native", "widen"),
     "byteorder": ("preserve", "native"),
     "dictionary": ("error", "codes"),
+    "ragged": ("error", "jagged"),
     "memory": ("auto", "share", "copy"),
     "layout": ("columnar", "rows"),
     "mixed_dtypes": ("error", "group"),
@@ -57,6 +58,7 @@ class Policy:
         unsigned: ``widen`` gives uint16, 32 and 64 to the transform as int32, int64 and (checked) int64.
         byteorder: of NumPy files written: ``preserve`` that of the input, or ``native``.
         dictionary: ``codes`` gives the indices of a dictionary column to the transform.
+        ragged: ``jagged`` gives lists of different lengths to the transform as nested tensors of that layout.
         logical_dtype: what the unsigned integers (or void bytes) of the column stand for, such as bfloat16.
     """
 
@@ -69,6 +71,7 @@ class Policy:
     unsigned: str = "native"
     byteorder: str = "preserve"
     dictionary: str = "error"
+    ragged: str = "error"
     logical_dtype: str | None = None
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ from pipeline.policy import Conversion
 from pipeline.progress import progress
 from pipeline.report import Report, versions
 from pipeline.stream import Flow
-from pipeline.worker import Ways, Worker, probe
+from pipeline.worker import Ways, Worker, probe, seen
 
 log = logging.getLogger("pipeline")
 
@@ -218,7 +218,7 @@ def prepare(
     unstack = sink.columnar if conversion.unstack is None else conversion.unstack
     leaving, exits = chosen.exits(kinds, out.like, unstack=unstack)
     stored = sink.accept(leaving)
-    rows = options.batch_rows or _batch_rows(chosen, options.batch_bytes)
+    rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes)
     stage_plan = Plan(
         names={
             "source": f"{type(source).__name__} {getattr(source, 'path', '')}".strip(),
@@ -266,13 +266,16 @@ def _dry(transform: Transform, device: Device, chosen: Layout) -> Transform:
     while isinstance(transform, Fittable) and not transform.fitted:
         with device.compute():
             tensors = device.ready(device.upload(chosen.empty()))
-            transform = transform.finish(transform.update(transform.start(), tensors, {}))
+            transform = transform.finish(transform.update(transform.start(), seen(tensors, chosen), {}))
         _settle(transform, device)
     return transform
 
 
-def _batch_rows(chosen: Layout, size: int) -> int:
-    return min(_MAX_BATCH_ROWS, max(1, size // chosen.row_bytes)) if chosen.row_bytes else 65536
+def _batch_rows(chosen: Layout, splits: Sequence[Split], size: int) -> int:
+    row_bytes = chosen.row_bytes
+    if any(route.storage.ragged for route in chosen.routes):  # only the input knows how long lists are
+        row_bytes = max(row_bytes, sum(s.bytes for s in splits) // max(1, sum(s.rows or 0 for s in splits)))
+    return min(_MAX_BATCH_ROWS, max(1, size // row_bytes)) if row_bytes else 65536
 
 
 def _name(transform: object) -> str:

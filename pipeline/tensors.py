@@ -100,6 +100,29 @@ def to_array(tensor: Tensor, name: str) -> Array:
     return array if all(stride > 0 for stride in array.strides) else np.array(array, order="C", copy=True)
 
 
+@torch.inference_mode(False)
+def jagged(values: Tensor, starts: Tensor) -> Tensor:
+    """Rows of different lengths as one nested tensor of the jagged layout, in the same memory.
+
+    Args:
+        values: ``(elements, ...)``, the elements of all rows.
+        starts: int64 ``(rows + 1,)``, where each row begins among them, and where the last one ends.
+    """
+    return torch.nested.nested_tensor_from_jagged(values, starts)
+
+
+def unjagged(tensor: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """The `values` and `starts` of `jagged`; one copy if the rows do not lie one after the other.
+
+    Raises:
+        TransformError: the lengths differ along another axis than the one after the rows.
+    """
+    if isinstance(tensor.shape[1], int):  # the length of rows that differ in it is a symbol
+        raise TransformError(f"column {name!r} is a nested tensor that is not ragged along its second axis")
+    tensor = tensor if tensor.is_contiguous() else tensor.contiguous()
+    return tensor.values(), tensor.offsets()
+
+
 def check_device(tensors: Tensors, device: torch.device, name: str) -> None:
     """Raise TransformError unless all tensors are on `device`, which messages call `name`."""
     for column, tensor in tensors.items():

@@ -42,7 +42,7 @@ from pipeline.core import (
     rowwise,
 )
 from pipeline.errors import DTypeError, PipelineError, RetryError, TransformError
-from pipeline.layout import ROWS, VALID, Exit, Kind, Layout
+from pipeline.layout import ROWS, STARTS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
 from pipeline.stream import Flow
 
@@ -171,8 +171,8 @@ class Worker:
 
     def _apply(self, tensors: Tensors, validity: Validity, batch: Batch) -> Output:
         before = {name: tensor._version for name, tensor in tensors.items()} if self._guarded else {}
-        with _transform_errors():
-            out = apply(self.transform, _seen(tensors, self.layout), validity, batch.rows)
+        with _transform_errors(), _grad(self.layout):
+            out = apply(self.transform, seen(tensors, self.layout), validity, batch.rows)
         for name, version in before.items():
             if tensors[name]._version != version:
                 raise TransformError(
@@ -227,10 +227,11 @@ class Worker:
                 continue
             array, valid = arrays[exit_.tensor], arrays.get(VALID + exit_.tensor)
             array = array if exit_.position is None else array[:, exit_.position]
+            starts = arrays.get(STARTS + exit_.tensor)
             if exit_.stored is not None:
-                array = _cast_back(array, exit_, valid, self.layout)
+                array = _cast_back(array, exit_, None if starts is not None else valid, self.layout)
             words = None if exit_.words is None else columns.words(batch.columns[exit_.words])
-            leaving[exit_.name] = columns.restore(array, valid, stored, words)
+            leaving[exit_.name] = columns.restore(array, valid, stored, words=words, starts=starts)
         return leaving
 
     # ---- fit
@@ -247,9 +248,9 @@ class Worker:
                 total = total if part is None else transform.merge(total, part)
                 split, part = batch.split, transform.start()
             assert part is not None
-            with _naming(batch), self.device.compute(), _transform_errors():
+            with _naming(batch), self.device.compute(), _transform_errors(), _grad(self.layout):
                 tensors, validity = _apart(self.device.ready(handed))
-                part = transform.update(part, _seen(tensors, self.layout), validity)
+                part = transform.update(part, seen(tensors, self.layout), validity)
             self.wrote(batch.rows)
         return total if part is None else transform.merge(total, part)
 
@@ -274,11 +275,24 @@ class _Piece:
         return [
             _Piece(
                 batch,
-                {name: tensor[start:stop] for name, tensor in self.tensors.items()},
+                _between(self.tensors, start, stop),
                 {name: valid[start:stop] for name, valid in self.validity.items()},
             )
             for batch, start, stop in ((head, 0, half), (tail, half, b.rows))
         ]
+
+
+def _between(tensors: Tensors, start: int, stop: int) -> Tensors:
+    """Some rows; of a jagged column the elements of some rows, and where they begin among these."""
+    cut: Tensors = {}
+    for name, tensor in tensors.items():
+        if name.startswith(STARTS):
+            cut[name] = tensor[start : stop + 1] - tensor[start]
+        elif (starts := tensors.get(STARTS + name)) is not None:
+            cut[name] = tensor[starts[start] : starts[stop]]
+        else:
+            cut[name] = tensor[start:stop]
+    return cut
 
 
 @dataclass
@@ -312,30 +326,55 @@ def _apart(tensors: Tensors) -> tuple[Tensors, Validity]:
 
 
 def _together(out: Output) -> Tensors:
-    """What goes to the host: bits of values that NumPy cannot hold, validity, and the rows that were kept."""
-    import torch
+    """What goes to the host: values, their validity, where jagged rows begin, and the rows that were kept."""
+    from pipeline.tensors import unjagged
 
-    together = {}
+    together: Tensors = {}
     for name, tensor in out.tensors.items():
-        bits = LOGICAL.get(_dtype_name(tensor))
-        together[name] = tensor if bits is None else tensor.contiguous().view(_BITS[bits](torch))
+        if tensor.is_nested:
+            values, together[STARTS + name] = unjagged(tensor, name)
+            together[name] = _bits(values)
+        else:
+            together[name] = _bits(tensor)
     together |= {VALID + name: valid for name, valid in out.validity.items()}
     return together if out.rows is None else {**together, ROWS: out.rows}
 
 
-_BITS: dict[str, Callable[[Any], Any]] = {"u1": lambda torch: torch.uint8, "u2": lambda torch: torch.uint16}
+def _bits(tensor: Any) -> Any:
+    """Values of a type that NumPy lacks as unsigned integers."""
+    import torch
+
+    unsigned = {"u1": torch.uint8, "u2": torch.uint16}
+    bits = LOGICAL.get(_dtype_name(tensor))
+    return tensor if bits is None else tensor.contiguous().view(unsigned[bits])
 
 
 def _dtype_name(tensor: Any) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _seen(tensors: Tensors, layout: Layout) -> Tensors:
-    """Tensors as the transform sees them: bits as what they stand for."""
+def seen(tensors: Tensors, layout: Layout) -> Tensors:
+    """Tensors as the transform sees them: bits as what they stand for, lists of any length as jagged tensors."""
     import torch
 
-    logical = {route.name: route.storage.logical for route in layout.routes if route.storage.logical}
-    return {name: t.view(getattr(torch, logical[name])) if name in logical else t for name, t in tensors.items()}
+    from pipeline.tensors import jagged
+
+    shown = {name: tensor for name, tensor in tensors.items() if not name.startswith(STARTS)}
+    for route in layout.routes:
+        if route.storage.logical:
+            shown[route.name] = shown[route.name].view(getattr(torch, route.storage.logical))
+        if route.storage.ragged:
+            shown[route.name] = jagged(shown[route.name], tensors[STARTS + route.name])
+    return shown
+
+
+@contextmanager
+def _grad(layout: Layout) -> Iterator[None]:
+    """Without inference mode, in which torch makes no jagged tensor, if the transform gets some."""
+    import torch
+
+    with torch.inference_mode(not any(route.storage.ragged for route in layout.routes)), torch.no_grad():
+        yield
 
 
 def _narrowed(out: Output, layout: Layout) -> Output:
@@ -370,8 +409,11 @@ def _index(rows: Array | None) -> Array | None:
 
 def _check_kinds(out: Output, ways: Ways) -> None:
     """Names and types are decided at plan time, and hold for every batch."""
-    kinds = {name: (_dtype_name(t), tuple(t.shape[1:])) for name, t in out.tensors.items()}
-    planned = {name: (kind.logical or kind.dtype.name, kind.shape) for name, kind in ways.kinds.items()}
+    kinds = {name: (_dtype_name(t), _row_shape(t)) for name, t in out.tensors.items()}
+    planned = {
+        name: (kind.logical or kind.dtype.name, (*("*" for _ in range(kind.ragged)), *kind.shape))
+        for name, kind in ways.kinds.items()
+    }
     if kinds != planned:
         name = next(n for n in {**planned, **kinds} if planned.get(n) != kinds.get(n))
         raise TransformError(
@@ -383,6 +425,10 @@ def _check_kinds(out: Output, ways: Ways) -> None:
             "the transform selected rows, which it did not on zero rows. Return Output(tensors, rows=...) for every "
             "batch"
         )
+
+
+def _row_shape(tensor: Any) -> tuple[int | str, ...]:
+    return ("*", *tensor.values().shape[1:]) if tensor.is_nested else tuple(tensor.shape[1:])
 
 
 @contextmanager
@@ -429,16 +475,17 @@ def probe(transform: Transform, device: Device, layout: Layout) -> tuple[Output,
         What it returned; what each column holds; whether it wrote into its input.
     """
     staged = device.upload(layout.empty())
-    with device.compute(), _trial(), _transform_errors():
+    with device.compute(), _trial(), _transform_errors(), _grad(layout):
         tensors = device.ready(staged)
         before = {name: tensor._version for name, tensor in tensors.items() if not tensor.is_inference()}
-        out = _narrowed(apply(transform, _seen(tensors, layout), {}, 0), layout)
+        out = _narrowed(apply(transform, seen(tensors, layout), {}, 0), layout)
         wrote = any(tensors[name]._version != version for name, version in before.items())
         left = device.leave({name: t for name, t in _together(out).items() if name in out.tensors})
     arrays = device.download(left)
     names = {name: _dtype_name(t) for name, t in out.tensors.items()}
     logical = {name: found if found in LOGICAL else "" for name, found in names.items()}
-    return out, {name: Kind(a.dtype, a.shape[1:], logical[name]) for name, a in arrays.items()}, wrote
+    ragged = {name: tensor.is_nested for name, tensor in out.tensors.items()}
+    return out, {n: Kind(a.dtype, a.shape[1:], logical[n], ragged[n]) for n, a in arrays.items()}, wrote
 
 
 def _batch_bytes(batch: Batch) -> int:

@@ -44,7 +44,7 @@ TABLE = {
     "device.__init__": [*WAIST, "device.*"],
     "device.*": [*WAIST, "tensors"],
     "engine.*": WAIST,
-    "worker": [*WAIST, "columns", "batching", "layout", "policy", "stream"],
+    "worker": [*WAIST, "columns", "tensors", "batching", "layout", "policy", "stream"],
     "run": [
         *WAIST, "columns", "files", "fit", "layout", "manifest", "plan", "policy", "progress", "report", "stream",
         "worker",
