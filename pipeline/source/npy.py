@@ -1,4 +1,4 @@
-"""Source npy: arrays in .npy files, one column, memory-mapped."""
+"""Source npy: arrays in .npy files, one column."""
 
 from __future__ import annotations
 
@@ -45,14 +45,15 @@ class Npy:
         column: name of the column.
         split_rows: rows of a split, that is of a part of the output; None makes every file one split.
         fields: read the fields of a structured array as columns; those of a field in a field are named ``outer.inner``.
-        mmap: map the file instead of copying it. The map is private: writing to the rows does not change the file.
+        mmap: map the file instead of reading it. The map is private: writing to the rows does not change the file. But
+            it shows what others write meanwhile, and the process dies of a file that they cut short.
     """
 
     path: str
     column: str = "data"
     split_rows: int | None = None
     fields: bool = False
-    mmap: bool = True
+    mmap: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.column, str) or not self.column:

@@ -36,12 +36,12 @@ class TestContract(SourceContract):
         return Npy(str(tmp_path / "absent.npy"))
 
 
-class TestContractOfCopies(TestContract):
-    """Keeps the contract without a memory map."""
+class TestContractOfMaps(TestContract):
+    """Keeps the contract with a memory map."""
 
     def make(self, tmp_path: Path) -> Source:
         super().make(tmp_path)
-        return Npy(str(tmp_path / "*.npy"), split_rows=5, mmap=False)
+        return Npy(str(tmp_path / "*.npy"), split_rows=5, mmap=True)
 
 
 @pytest.mark.parametrize("mmap", [True, False])
@@ -82,16 +82,17 @@ def test_python_2_wrote_long_integers(tmp_path: Path) -> None:
     assert column(Npy(str(tmp_path))).tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
-def test_writing_to_the_rows_leaves_the_file_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mmap", [True, False])
+def test_writing_to_the_rows_leaves_the_file_alone(mmap: bool, tmp_path: Path) -> None:
     """A transform may write in place: neither a crash nor a changed file."""
     np.save(tmp_path / "a.npy", np.arange(5))
-    source = Npy(str(tmp_path))
+    source = Npy(str(tmp_path), mmap=mmap)
     column(source)[:] = -1
     assert column(source).tolist() == np.load(tmp_path / "a.npy").tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("mmap", "seen"), [(True, 9), (False, 0)])
-def test_memory_is_mapped_unless_told_otherwise(mmap: bool, seen: int, tmp_path: Path) -> None:
+def test_memory_is_mapped_if_asked_for(mmap: bool, seen: int, tmp_path: Path) -> None:
     """What is written to the file later shows up in a map, and not in a copy."""
     np.save(tmp_path / "a.npy", np.arange(5))
     source = Npy(str(tmp_path), mmap=mmap)
