@@ -43,6 +43,8 @@ _USER_DEFINED = 2
 """`numpy.dtype.isbuiltin` of dtypes that other packages add: that of float8_e5m2 says it is a float as any other."""
 
 
+_STORED = {pa.date64(): pa.date32(), pa.time32("s"): pa.time32("ms")}
+
 LOGICAL_KEY = b"logical_dtype"
 """Key of the field metadata that says what integers, or pairs of floats, stand for."""
 
@@ -535,6 +537,54 @@ def _arrow_value(field: ArrayField) -> pa.DataType:
     raise DTypeError(
         f"column {field.name!r} is {describe(field)}, which Arrow and Parquet cannot hold. Write .npy or .npz, or {way}"
     )
+
+
+ARROW_KEY = b"arrow_type"
+"""Key of the field metadata that says which Arrow type a column had that Parquet has no type for."""
+
+
+def parquet_field(field: pa.Field) -> pa.Field:
+    """How Parquet stores a column.
+
+    Times of seconds become milliseconds and dates of milliseconds days, named as what they were in the metadata of the
+    field. All other types stay.
+    """
+    stored = _STORED.get(field.type)
+    if pa.types.is_timestamp(field.type) and field.type.unit == "s":
+        stored = pa.timestamp("ms", field.type.tz)
+    if stored is None:
+        return field
+    return field.with_type(stored).with_metadata({**(field.metadata or {}), ARROW_KEY: str(field.type).encode()})
+
+
+def parquet_origin(field: pa.Field) -> pa.Field:
+    """The column that `parquet_field` stored so; any other field as it is."""
+    named = (field.metadata or {}).get(ARROW_KEY)
+    origins = [*_STORED, pa.timestamp("s", getattr(field.type, "tz", None))]
+    metadata = {key: value for key, value in (field.metadata or {}).items() if key != ARROW_KEY}
+    for origin in origins:
+        candidate = field.with_type(origin).with_metadata(metadata or None)
+        if named and parquet_field(candidate).equals(field, check_metadata=True):
+            return candidate
+    return field
+
+
+def recast(column: pa.Array, field: pa.Field) -> pa.Array:
+    """The same values as ``field.type``, to store them in Parquet or back from it.
+
+    Raises:
+        DTypeError: it has no place for a value; the message names the column.
+    """
+    if column.type == field.type:
+        return column
+    try:
+        made = column.cast(field.type)
+        if made.cast(column.type).equals(column):
+            return made
+        why = f"not every value is a {field.type}"
+    except pa.ArrowInvalid as e:
+        why = str(e)
+    raise DTypeError(f"column {field.name!r} is {column.type}, which Parquet keeps as {field.type}: {why}")
 
 
 def to_arrow(column: Column, field: pa.Field) -> pa.Array:

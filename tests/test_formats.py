@@ -36,7 +36,7 @@ BOTH = st.one_of(
     arrays.unsigned_integer_dtypes(endianness="="),
     arrays.floating_dtypes(endianness="=", sizes=(16, 32, 64)),
     arrays.complex_number_dtypes(endianness="=", sizes=(64, 128)),
-    st.sampled_from(["M8[us]", "m8[ns]"]).map(np.dtype),
+    st.sampled_from(["M8[us]", "m8[ns]", "m8[s]"]).map(np.dtype),
 )
 
 

@@ -174,9 +174,6 @@ def test_null_elements_inside_lists_are_carried_or_refused_by_name(tmp_path: Pat
 @pytest.mark.parametrize(
     ("type_", "words"),
     [
-        (pa.date64(), "would give back as date32"),
-        (pa.timestamp("s"), "would give back as timestamp"),
-        (pa.time32("s"), "would give back as time32"),
         (pa.run_end_encoded(pa.int32(), pa.int64()), "cannot hold"),
         (pa.dense_union([pa.field("a", pa.int64())]), "cannot hold"),
         (pa.month_day_nano_interval(), "cannot hold"),
@@ -195,6 +192,49 @@ def test_what_parquet_would_change_is_refused_by_name(type_: pa.DataType, words:
     with pytest.raises(DTypeError, match=f"column 'x' is .*{words}"):
         identity(Rows(table), ParquetSink(str(tmp_path / "out.parquet")), columns=["n"])
     assert not (tmp_path / "out.parquet").exists()
+
+
+SECONDS = {
+    "day": pa.array([0, -86_400_000, None, 86_400_000 * 10**6], pa.int64()).cast(pa.date64()),
+    "time": pa.array([0, 86_399, None, 1], pa.int32()).cast(pa.time32("s")),
+    "at": pa.array([0, -(2**52), None, 2**52], pa.int64()).cast(pa.timestamp("s")),
+    "there": pa.array([0, 1, None, 2], pa.int64()).cast(pa.timestamp("s", "Europe/Berlin")),
+}
+
+
+@pytest.mark.parametrize("chosen", [[], list(SECONDS)], ids=["carried", "tensors"])
+def test_times_that_parquet_has_no_type_for_are_stored_in_another_and_come_back(chosen: Any, tmp_path: Path) -> None:
+    """The metadata of the field says what they were; it is not part of the column."""
+    fields = [pa.field(name, column.type, metadata={"unit": "x"}) for name, column in SECONDS.items()]
+    table = pa.table(list(SECONDS.values()), pa.schema(fields))
+    identity(Rows(table), ParquetSink(str(tmp_path / "a.parquet")), columns=chosen)
+    stored = pq.read_table(tmp_path / "a.parquet")
+    assert [str(type_) for type_ in stored.schema.types] == [
+        *("date32[day]", "time32[ms]", "timestamp[ms]", "timestamp[ms, tz=Europe/Berlin]")
+    ]
+    assert stored["at"].cast(pa.int64()).to_pylist() == [0, -(2**52) * 1000, None, 2**52 * 1000]
+    assert stored.schema.field("at").metadata == {b"unit": b"x", b"arrow_type": b"timestamp[s]"}
+    source = Parquet(str(tmp_path / "a.parquet"))
+    back = next(source.read(source.splits()[0]))
+    assert_identical(pa.table(list(back.values()), pa.schema(source.schema().fields)), table)
+    identity(source, ParquetSink(str(tmp_path / "b.parquet")), columns=chosen)
+    assert_identical(read(tmp_path / "b.parquet"), read(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pa.array([86_400_001]).cast(pa.date64()), "date64.*date32.*would lose data: 86400001"),
+        (pa.array([2**62]).cast(pa.timestamp("s")), r"timestamp\[s\].*timestamp\[ms\].*out of bounds"),
+        (pa.array([2**30], pa.int32()).view(pa.time32("s")), r"time32\[s\].*not every value is a time32\[ms\]"),
+    ],
+    ids=["no midnight", "too far", "no time of day"],
+)
+def test_times_that_have_no_place_in_parquet_are_refused_by_name(column: pa.Array, words: str, tmp_path: Path) -> None:
+    """Nothing is cut or wrapped around."""
+    with pytest.raises(DTypeError, match=f"column 'x' is {words}"):
+        identity(Rows(pa.table({"x": column})), ParquetSink(str(tmp_path / "a.parquet")), columns=[])
+    assert not (tmp_path / "a.parquet").exists()
 
 
 # ---- NumPy to NumPy --------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class Parquet:
         """
         table = self._table(schema)
         self._check_keys(table)
-        stored = self._stored(table)
+        stored = self._in_files(table)
         if not stored.names:
             raise DTypeError("a Parquet file needs a column; the output has none that stays in the files")
         _check_types(stored)
@@ -114,7 +114,7 @@ class Parquet:
     def open(self, task: Task, schema: Schema) -> ParquetWriter:
         """Start the file of one task; files of partitions are started when their first row comes."""
         table = self._table(schema)
-        stored = self._stored(table)
+        stored = self._in_files(table)
         options = self._options(stored)
         rows = self._rows(table, task)
         where = home(self.path, single=self.single)
@@ -125,14 +125,16 @@ class Parquet:
             publication = Publication(where, folder + name, durable=self.durability == "full")
             return ParquetFile(publication, stored, options, rows, words)
 
-        return ParquetWriter(start, table, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
+        return ParquetWriter(start, table, stored, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
 
     def _table(self, schema: Schema) -> pa.Schema:
         fields = [arrow.arrow_field(field, self.tensor, self.complex) for field in schema.fields]
         return pa.schema(fields, metadata=dict(schema.metadata) if schema.metadata else None)
 
-    def _stored(self, table: pa.Schema) -> pa.Schema:
-        return pa.schema([field for field in table if field.name not in self.partition_by], metadata=table.metadata)
+    def _in_files(self, table: pa.Schema) -> pa.Schema:
+        """The schema of the files: without the columns that become folders, in types that Parquet gives back."""
+        fields = [arrow.parquet_field(field) for field in table if field.name not in self.partition_by]
+        return pa.schema(fields, metadata=table.metadata)
 
     def _check_keys(self, table: pa.Schema) -> None:
         for name in self.partition_by:
@@ -396,6 +398,7 @@ class ParquetWriter:
         self,
         start: Callable[[str], ParquetFile],
         table: pa.Schema,
+        stored: pa.Schema,
         keys: tuple[str, ...],
         limit: int,
         rows: int | None,
@@ -404,6 +407,7 @@ class ParquetWriter:
         self._words = words
         self._start = start
         self._table = table
+        self._stored = stored
         self._keys = keys
         self._limit = limit
         self._expected = rows
@@ -421,7 +425,7 @@ class ParquetWriter:
         self._words.see(batch)
         self._rows += batch.num_rows
         for folder, rows in _by_folder(batch, self._keys) if self._keys else [("", batch)]:
-            self._file(folder).write(rows)
+            self._file(folder).write(_recast(rows, self._stored))
 
     def _file(self, folder: str) -> ParquetFile:
         if folder not in self._files:
@@ -533,6 +537,11 @@ def _by_folder(batch: pa.RecordBatch, keys: Sequence[str]) -> Iterator[tuple[str
             continue
         folder = "".join(_folder(name, text[index[0].item()].as_py()) for name, text in texts.items())
         yield folder, stored if len(index) == len(order) else _take(stored, index)
+
+
+def _recast(batch: pa.RecordBatch, stored: pa.Schema) -> pa.RecordBatch:
+    arrays = [arrow.recast(column, field) for column, field in zip(batch.columns, stored, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=stored)
 
 
 def _take(batch: pa.RecordBatch, index: Array) -> pa.RecordBatch:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
+from pipeline import columns as arrow
 from pipeline import filter as filters
 from pipeline.core import Columns, Schema, Split
 from pipeline.errors import ConfigError, DataError
@@ -109,7 +110,7 @@ class Parquet:
             groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
             keys = () if self.partitions is None else _keys(file.id)
             rows, sizes = tuple(g.num_rows for g in groups), tuple(g.total_byte_size for g in groups)
-            footer = _Footer(file, parquet.schema_arrow, keys, rows, sizes)
+            footer = _Footer(file, _origins(parquet.schema_arrow), keys, rows, sizes)
             footer.check(parquet.metadata.num_rows, self.max_row_group_bytes)
         return footer
 
@@ -281,7 +282,12 @@ def _known(table: pa.Schema, keys: Keys) -> pa.RecordBatch:
 def _column(field: pa.Field, batch: pa.RecordBatch, known: pa.RecordBatch) -> pa.Array:
     if field.name in known.schema.names:
         return pa.repeat(known.column(field.name)[0], batch.num_rows)
-    column = batch.column(field.name)
-    if column.type != field.type:
-        raise ValueError(f"column {field.name!r} is {column.type}; the first file's footer says {field.type}")
-    return column
+    column, stored = batch.column(field.name), arrow.parquet_field(field)
+    if column.type != stored.type:
+        raise ValueError(f"column {field.name!r} is {column.type}; the first file's footer says {stored.type}")
+    return arrow.recast(column, field)
+
+
+def _origins(schema: pa.Schema) -> pa.Schema:
+    """The columns as they were before they were stored."""
+    return pa.schema([arrow.parquet_origin(field) for field in schema], metadata=schema.metadata)

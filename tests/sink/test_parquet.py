@@ -249,9 +249,7 @@ def test_names_inside_lists_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("type_", "words"),
     [
-        (pa.timestamp("s"), r"give back as timestamp\[ms\]"),
         (pa.list_(pa.time32("s")), r"give back as list<item: time32\[ms\]>"),
-        (pa.date64(), r"give back as date32\[day\]"),
         (pa.dictionary(pa.int8(), pa.int64()), "give back as int64"),
         (pa.dictionary(pa.int8(), pa.large_string()), "give back as dictionary<values=string"),
         (pa.run_end_encoded(pa.int32(), pa.int8()), "cannot hold"),
