@@ -181,6 +181,8 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
         fit=plain["run"]["fit"],
         seed=plain["run"]["seed"],
         threads=plain["run"]["threads"],
+        lock=plain["run"]["lock"],
+        lock_timeout=plain["run"]["lock_timeout"],
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
         config=plain,

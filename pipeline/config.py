@@ -35,6 +35,7 @@ GROUPS = ("source", "transform", "sink", "engine")
 
 Action = Enum("Action", ["run", "plan", "verify"])
 Fit = Enum("Fit", ["check", "keep"])
+Lock = Enum("Lock", ["fail", "wait"])
 NothingToDo = Enum("NothingToDo", ["ok", "skip"])
 Progress = Enum("Progress", ["auto", "bar", "lines", "none"])
 
@@ -79,6 +80,8 @@ class Run:
     seed: int = 0
     nothing_to_do: NothingToDo = NothingToDo.ok
     threads: Optional[int] = None  # noqa: UP045
+    lock: Lock = Lock.fail
+    lock_timeout: Optional[float] = None  # noqa: UP045
 
 
 @dataclass
@@ -123,6 +126,7 @@ _LEAST = {
     "stream.bytes": 1,
     "run.seed": 0,
     "run.threads": 1,
+    "run.lock_timeout": 0,
     "verify.rows": 1,
     "verify.bytes": 1,
     "verify.splits": 1,

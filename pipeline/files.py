@@ -7,7 +7,9 @@ import glob
 import hashlib
 import io
 import json
+import logging
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,12 +25,17 @@ import numpy as np
 from pipeline.core import Array, ArrayField, File
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError, RetryError, StorageError
 
+log = logging.getLogger("pipeline")
+
 _GLOB = frozenset("*?[")
 _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet"}
 """Suffixes that tell which source or sink is meant."""
 
 _CHUNK = 1 << 20
 """Bytes that are hashed while they are still in the cache from being written."""
+
+_POLL = 0.2
+"""Seconds between two looks at a lock that another run holds."""
 
 
 # ---- input -----------------------------------------------------------------------------------------------------------
@@ -375,26 +382,60 @@ def storage_error(path: Path, e: OSError) -> PipelineError:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the only right to write to an output, or say who holds it.
+def lock(folder: Path, *, wait: bool = False, timeout: float | None = None) -> Iterator[bool]:
+    """Hold the only right to write to an output; the value is whether another run had it before.
+
+    Args:
+        folder: bookkeeping of the output.
+        wait: stand in line, and say once for whom. A signal ends the waiting.
+        timeout: seconds to wait at most; None for as long as it takes.
 
     Raises:
-        RetryError: another run holds it.
+        RetryError: another run holds it, or still holds it after `timeout`; the message says which.
     """
     holder = folder / "lock.json"
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         gate = filelock.FileLock(folder / "lock")
-        try:
-            gate.acquire(timeout=0)
-        except filelock.Timeout as e:
-            raise RetryError(f"another run is writing this output: {_holder(holder)}. Try again later") from e
+        waited = _acquire(gate, holder, wait=wait, timeout=timeout)
     try:
         write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": _now()}, durable=False)
-        yield
+        yield waited
     finally:
         holder.unlink(missing_ok=True)
         gate.release()
+
+
+def _acquire(gate: filelock.BaseFileLock, holder: Path, *, wait: bool, timeout: float | None) -> bool:
+    """Take the lock; whether that took waiting."""
+    with suppress(filelock.Timeout):
+        gate.acquire(timeout=0)
+        return False
+    if not wait:
+        raise RetryError(f"another run is writing this output: {_holder(holder)}. Try again later, or run.lock=wait")
+    log.warning("waiting for another run to finish with this output: %s", _holder(holder))
+    try:
+        gate.acquire(timeout=-1 if timeout is None else timeout, poll_interval=_POLL)
+    except filelock.Timeout as e:
+        raise RetryError(
+            f"another run was still writing this output after run.lock_timeout={timeout:g} seconds: {_holder(holder)}. "
+            "Try again later"
+        ) from e
+    return True
+
+
+def release_files(where: Home) -> None:
+    """What a process that ends without unwinding must take with it: temporary files, and its name in the lock.
+
+    The lock itself goes with the process.
+    """
+    shutil.rmtree(where.temp, ignore_errors=True)
+    (where.state / "lock.json").unlink(missing_ok=True)
+
+
+def holder(state: Path) -> str:
+    """Who holds the lock of an output by its own account, or "" if nobody claims to. A killed run still does."""
+    return _holder(state / "lock.json") if (state / "lock.json").exists() else ""
 
 
 def _holder(path: Path) -> str:

@@ -62,6 +62,7 @@ class Options:
             learned to the new input.
         seed: of random numbers in the transform; combined with the key of each part.
         threads: intra-op threads of torch.
+        lock: when another run writes this output: ``fail``, or ``wait`` for at most `lock_timeout` seconds.
         every, progress: see `pipeline.progress.progress`.
         config, command: for the report.
         identity: what of the configuration decides the bytes of the output, flat.
@@ -78,6 +79,8 @@ class Options:
     fit: str = "check"
     seed: int = 0
     threads: int | None = None
+    lock: str = "fail"
+    lock_timeout: float | None = None
     every: float = 5.0
     progress: str = "auto"
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -91,11 +94,13 @@ class Options:
             ("stream.depth", self.stream_depth, 0),
             ("stream.bytes", self.stream_bytes, 1),
             ("run.threads", self.threads, 1),
+            ("run.lock_timeout", self.lock_timeout, 0),
         ):
             if value is not None and value < least:
                 raise ConfigError(f"{key} must be at least {least}; got {value}")
-        if self.fit not in ("check", "keep"):
-            raise ConfigError(f"run.fit must be check or keep; got {self.fit!r}")
+        for key, word, known in (("fit", self.fit, ("check", "keep")), ("lock", self.lock, ("fail", "wait"))):
+            if word not in known:
+                raise ConfigError(f"run.{key} must be {' or '.join(known)}; got {word!r}")
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,9 @@ def run(
     stage = prepare(source, transform, sink, engine, device, options)
     _check_places(stage)
     durable = getattr(sink, "durability", "full") == "full"
-    with lock(stage.where.state):
+    with lock(stage.where.state, wait=options.lock == "wait", timeout=options.lock_timeout) as waited:
+        if waited:  # the input may have changed meanwhile
+            stage = prepare(source, transform, sink, engine, device, options)
         manifest = Manifest(stage.where, durable=durable)
         manifest.open(stage.identity, restart=options.restart)
         transform, learned, fit_lanes = _fit(stage, started=bool(manifest.parts))

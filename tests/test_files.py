@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -347,6 +348,77 @@ def test_a_second_run_is_told_who_holds_the_output(tmp_path: Path) -> None:
         pass
     assert process.returncode == 0
     assert not (tmp_path / "lock.json").exists()
+
+
+def test_who_waits_says_so_once_and_goes_on_when_the_other_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The holder ends only when it was seen that somebody waits for it."""
+    with hold(tmp_path) as process:
+        waiting = logging.getLogger("pipeline")
+        ends = Ends(process)
+        waiting.addHandler(ends)
+        try:
+            with lock(tmp_path, wait=True) as waited:
+                assert waited
+                assert json.loads((tmp_path / "lock.json").read_bytes())["pid"] == os.getpid()
+        finally:
+            waiting.removeHandler(ends)
+    assert [r.getMessage().split(" since")[0] for r in caplog.records] == [
+        f"waiting for another run to finish with this output: pid {process.pid} on {os.uname().nodename}"
+    ]
+    with lock(tmp_path, wait=True) as waited:
+        assert not waited
+
+
+class Ends(logging.Handler):
+    """Ends the process that holds the lock at the first word."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        super().__init__()
+        self.process = process
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+
+def test_waiting_has_a_limit(tmp_path: Path) -> None:
+    """After which the message is that of a run that does not wait, with the key."""
+    with hold(tmp_path) as process:
+        with (
+            pytest.raises(RetryError, match=rf"after run.lock_timeout=0.3 seconds: pid {process.pid} on .* since 20"),
+            lock(tmp_path, wait=True, timeout=0.3),
+        ):
+            pass
+        process.communicate("")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_waiting(tmp_path: Path, number: int) -> None:
+    """As it ends a run, leaving the lock to its holder."""
+    code = """
+import logging, sys
+from pathlib import Path
+from pipeline.__main__ import _Door, _signals
+from pipeline.files import lock
+logging.basicConfig()
+door = _Door([], verbose=False)
+try:
+    with _signals(door), lock(Path(sys.argv[1]), wait=True):
+        pass
+finally:
+    print(door.signal)
+"""
+    with hold(tmp_path) as process:
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stderr is not None
+            assert "waiting for another run" in waiting.stderr.readline()
+            waiting.send_signal(number)
+            assert waiting.communicate(timeout=30)[0] == f"{int(number)}\n"
+        assert json.loads((tmp_path / "lock.json").read_bytes())["pid"] == process.pid
+        process.communicate("")
 
 
 def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
