@@ -159,7 +159,9 @@ class _Door:
 
 
 def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
-    """Build the components and run or plan them. From here on torch is imported."""
+    """Build the components and run or plan them. From here on torch is imported, but for an audit."""
+    if cfg.action is config.Action.audit:
+        return _audit(config.output(cfg))
     _search_config_folders()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: idle lanes must not spin
     parts, plain = config.build(cfg)
@@ -208,6 +210,15 @@ def _verify(given: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
     verdict = verify(**given, limits=Limits(**limits), other=resolve(others[0]) if others else None)
     emit(verdict.text())
     return verdict.settle()
+
+
+def _audit(path: str) -> dict[str, Any]:
+    """Read the output again and compare it with its manifest."""
+    from pipeline.audit import audit
+
+    found = audit(path)
+    emit(found.text())
+    return found.settle()
 
 
 def _search_config_folders() -> None:

@@ -33,7 +33,7 @@ GROUPS = ("source", "transform", "sink", "engine")
 # ---- schema ----------------------------------------------------------------------------------------------------------
 # conf/config.yaml says what each key does. `Optional[X]` and classes of Enum are the spellings that OmegaConf reads.
 
-Action = Enum("Action", ["run", "plan", "verify"])
+Action = Enum("Action", ["run", "plan", "verify", "audit"])
 Fit = Enum("Fit", ["check", "keep"])
 Lock = Enum("Lock", ["fail", "wait"])
 NothingToDo = Enum("NothingToDo", ["ok", "skip"])
@@ -222,16 +222,31 @@ def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     return {group: _instantiate(specs[group], group) for group in GROUPS}, raw
 
 
+def output(cfg: DictConfig) -> str:
+    """The output that a composed configuration names, whatever its input and transform are.
+
+    Raises:
+        ConfigError: all problems found, one line each.
+    """
+    problems = [each for key in cfg if key not in {*GROUPS} - {"sink"} for each in _walk(cfg, "", only=str(key))]
+    path = None if problems else OmegaConf.select(cfg, "sink.path")
+    if not problems and not isinstance(path, str):
+        problems.append(f"sink.path: expected a string; got {path!r}")
+    if problems:
+        raise ConfigError(listed("problems", problems))
+    return str(path)
+
+
 def _option(group: str) -> str:
     names = sorted(p.stem for p in Path(conf_dir(), group).glob("*.yaml"))
     return names[0] if names else "NAME"
 
 
-def _walk(node: DictConfig | ListConfig, path: str) -> Iterator[str]:
+def _walk(node: DictConfig | ListConfig, path: str, only: str = "") -> Iterator[str]:
     """Unknown keys of typed nodes, missing values and interpolations that do not resolve, at every level."""
     kind = OmegaConf.get_type(node)
     known = [f.name for f in fields(kind)] if kind is not None and is_dataclass(kind) else None
-    for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
+    for name in range(len(node)) if isinstance(node, ListConfig) else [only] if only else list(node):
         key = f"{path}.{name}" if path else str(name)
         if known is not None and name not in known:
             near = suggest(str(name), known, f"{path}." if path else "")

@@ -280,7 +280,7 @@ class Publication:
     def publish(self, rows: int) -> File:
         """Make the file durable, give it its final name, and return its record."""
         with storage(self.final):
-            digest = _sha256(self.temp) if self._draft else self._hash.hexdigest()
+            digest = sha256(self.temp) if self._draft else self._hash.hexdigest()
             if self._durable:
                 os.fsync(self._file.fileno())
             self.close()
@@ -313,7 +313,8 @@ class Publication:
                 self.final.parents[depth].rmdir()
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

@@ -154,7 +154,7 @@ def test_all_mistakes_are_listed() -> None:
     ("override", "words"),
     [
         ("batch.rows=big", "batch.rows: Value 'big' of type 'str' could not be converted to Integer"),
-        ("action=pln", "action: Invalid value 'pln', expected one of [run, plan, verify]"),
+        ("action=pln", "action: Invalid value 'pln', expected one of [run, plan, verify, audit]"),
         ("colums=[a]", "unknown key 'colums' - did you mean 'columns'?"),
         ("batch.rowz=3", "unknown key 'batch.rowz' - did you mean 'batch.rows'?"),
         (

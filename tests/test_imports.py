@@ -34,6 +34,7 @@ TABLE = {
     "manifest": [*WAIST, "files"],
     "layout": [*WAIST, "columns", "policy"],
     "plan": [*WAIST, "columns", "layout", "manifest"],
+    "audit": [*WAIST, "files", "plan"],
     "report": [*WAIST, "files", "plan"],
     "difference": [*WAIST, "columns", "batching"],
     "sample": [*WAIST, "columns", "batching"],
