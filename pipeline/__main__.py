@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline import __version__, config
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, RetryError
 
 log = logging.getLogger("pipeline")
 
@@ -185,6 +185,8 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
         threads=plain["run"]["threads"],
         lock=plain["run"]["lock"],
         lock_timeout=plain["run"]["lock_timeout"],
+        batch_timeout=plain["run"]["batch_timeout"],
+        last_words=_last_words,
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
         config=plain,
@@ -210,6 +212,13 @@ def _verify(given: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
     verdict = verify(**given, limits=Limits(**limits), other=resolve(others[0]) if others else None)
     emit(verdict.text())
     return verdict.settle()
+
+
+def _last_words(message: str) -> None:
+    """What is said when the process ends in the middle, without a way back to `main`."""
+    more = "; the jobs of the sweep that follow do not start" if config.in_sweep() else ""
+    _failure(message + more, RetryError.code)
+    complain(message + more, RetryError.code)
 
 
 def _audit(path: str) -> dict[str, Any]:

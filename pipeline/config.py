@@ -82,6 +82,7 @@ class Run:
     threads: Optional[int] = None  # noqa: UP045
     lock: Lock = Lock.fail
     lock_timeout: Optional[float] = None  # noqa: UP045
+    batch_timeout: Optional[float] = None  # noqa: UP045
 
 
 @dataclass

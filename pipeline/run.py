@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from pipeline.core import (
     Transform,
 )
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
-from pipeline.files import Home, home, lock, write_json
+from pipeline.files import Home, home, lock, release_files, write_json
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.manifest import Manifest, digest
 from pipeline.plan import Plan, counted, tasks
@@ -38,6 +38,7 @@ from pipeline.policy import Conversion
 from pipeline.progress import progress
 from pipeline.report import Report, versions
 from pipeline.stream import Flow
+from pipeline.watchdog import Watchdog
 from pipeline.worker import Ways, Worker, probe, seen
 
 log = logging.getLogger("pipeline")
@@ -63,6 +64,8 @@ class Options:
         seed: of random numbers in the transform; combined with the key of each part.
         threads: intra-op threads of torch.
         lock: when another run writes this output: ``fail``, or ``wait`` for at most `lock_timeout` seconds.
+        batch_timeout: seconds that the transform may take for one batch; after them the process ends with 75, told
+            to `last_words` before. None for no limit.
         every, progress: see `pipeline.progress.progress`.
         config, command: for the report.
         identity: what of the configuration decides the bytes of the output, flat.
@@ -81,6 +84,8 @@ class Options:
     threads: int | None = None
     lock: str = "fail"
     lock_timeout: float | None = None
+    batch_timeout: float | None = None
+    last_words: Callable[[str], None] = lambda _: None
     every: float = 5.0
     progress: str = "auto"
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -98,6 +103,8 @@ class Options:
         ):
             if value is not None and value < least:
                 raise ConfigError(f"{key} must be at least {least}; got {value}")
+        if self.batch_timeout is not None and not self.batch_timeout > 0:
+            raise ConfigError(f"run.batch_timeout must be more than 0 seconds; got {self.batch_timeout}")
         for key, word, known in (("fit", self.fit, ("check", "keep")), ("lock", self.lock, ("fail", "wait"))):
             if word not in known:
                 raise ConfigError(f"run.{key} must be {' or '.join(known)}; got {word!r}")
@@ -133,7 +140,13 @@ class Stage:
             options.seed,
             self.ways,
             advance,
+            Watchdog(options.batch_timeout, self._leave),
         )
+
+    def _leave(self, message: str) -> None:
+        """Leave nothing behind when the process ends with a call that hangs."""
+        release_files(self.where)
+        self.options.last_words(message)
 
 
 def plan(*, source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options) -> str:
@@ -216,7 +229,8 @@ def prepare(
     conversion = options.conversion.with_nulls("mask" if isinstance(transform, TakesValidity) else "error")
     chosen = layout(schema, options.columns, options.carry, conversion)
     fits = isinstance(transform, Fittable) and not transform.fitted
-    out, kinds, in_place = probe(_dry(transform, device, chosen), device, chosen)
+    with Watchdog(options.batch_timeout, options.last_words).over("the transform on zero rows"):
+        out, kinds, in_place = probe(_dry(transform, device, chosen), device, chosen)
     _check_narrow(kinds, chosen, out.like)
     copies = device.shares and (conversion.memory == "copy" or (conversion.memory == "auto" and in_place))
     if in_place and device.shares and conversion.memory == "share":

@@ -45,6 +45,7 @@ from pipeline.errors import DTypeError, PipelineError, RetryError, TransformErro
 from pipeline.layout import ROWS, STARTS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
 from pipeline.stream import Flow
+from pipeline.watchdog import Watchdog
 
 log = logging.getLogger("pipeline")
 
@@ -85,6 +86,7 @@ class Worker:
     seed: int = 0
     ways: Ways | None = None
     wrote: Callable[[int], None] = field(default=lambda _: None)
+    watch: Watchdog = field(default_factory=Watchdog)
     ceiling: int = 0
     """Rows that the device was found to have memory for; 0 if it was never full."""
 
@@ -140,7 +142,7 @@ class Worker:
                 if self.ceiling and piece.batch.rows > self.ceiling:
                     waiting += reversed(piece.halves())
                     continue
-                with _naming(piece.batch):
+                with _naming(piece.batch), self.watch.over(piece.batch.where):
                     left = self._try(piece)
                 if left is None:
                     waiting.append(piece)
@@ -190,7 +192,7 @@ class Worker:
 
     def _download(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Arrays]]:
         for batch, staged in pairs:
-            with _naming(batch):
+            with _naming(batch), self.watch.over(batch.where, code=False):  # a device says here that it hangs
                 arrays = self.device.download(staged)
             yield batch, arrays
             del staged, arrays
@@ -248,7 +250,8 @@ class Worker:
                 total = total if part is None else transform.merge(total, part)
                 split, part = batch.split, transform.start()
             assert part is not None
-            with _naming(batch), self.device.compute(), _transform_errors(), _grad(self.layout):
+            watched = self.watch.over(f"fit: {batch.where}")
+            with _naming(batch), watched, self.device.compute(), _transform_errors(), _grad(self.layout):
                 tensors, validity = _apart(self.device.ready(handed))
                 part = transform.update(part, seen(tensors, self.layout), validity)
             self.wrote(batch.rows)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,27 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def made(kind: str, folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder around a finished output of some kind, made once."""
+    return cache(lambda kind: make(kind, tmp_path_factory.mktemp("made")).parent)
+
+
+@pytest.fixture
+def made(finished: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a finished output."""
+
+    def copy(kind: str) -> Path:
+        shutil.copytree(finished(kind), tmp_path / "copy")
+        return tmp_path / "copy" / ("out.npz" if kind == "single" else "out")
+
+    return copy
+
+
+Made = Callable[[str], Path]
+
+
+def make(kind: str, folder: Path) -> Path:
     """A finished output of three parts, or of one file."""
     out = folder / ("out.npz" if kind == "single" else "out")
     sink: Any = Npz(str(out)) if kind == "single" else Parquet(str(out), partition_by=["word"][kind == "parts" :])
@@ -51,15 +73,15 @@ def times(folder: Path) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*")}
 
 
-def test_a_finished_output_agrees_and_is_not_touched(kind: str, tmp_path: Path) -> None:
+def test_a_finished_output_agrees_and_is_not_touched(kind: str, made: Made) -> None:
     """Every file was read; no lock, no temporary file, no new time."""
-    out = made(kind, tmp_path)
-    before = times(tmp_path)
+    out = made(kind)
+    before = times(out.parent)
     found = audit(str(out))
     assert (found.problems, found.rows, found.files) == ([], 300, len(listed(out)))
     assert found.bytes == sum(p.stat().st_size for p in listed(out))
     assert found.settle()["state"] == "audited"
-    assert times(tmp_path) == before
+    assert times(out.parent) == before
 
 
 def flip(path: Path) -> None:
@@ -86,9 +108,9 @@ FileFault = Callable[[Path], Any]
     ],
     ids=["flip", "short", "missing", "folder"],
 )
-def test_a_file_that_changed_is_named(kind: str, fault: FileFault, words: str, tmp_path: Path) -> None:
+def test_a_file_that_changed_is_named(kind: str, fault: FileFault, words: str, made: Made) -> None:
     """One bit is enough. What is wrong stands in the message and in the facts."""
-    out = made(kind, tmp_path)
+    out = made(kind)
     victim = listed(out)[-1]
     fault(victim)
     found = audit(str(out))
@@ -101,21 +123,21 @@ def test_a_file_that_changed_is_named(kind: str, fault: FileFault, words: str, t
     assert f"WRONG   {name}" in found.text()
 
 
-def test_deleting_what_is_named_and_running_again_repairs(kind: str, tmp_path: Path) -> None:
+def test_deleting_what_is_named_and_running_again_repairs(kind: str, made: Made) -> None:
     """As the message advises."""
-    out = made(kind, tmp_path)
+    out = made(kind)
     before = {p: p.read_bytes() for p in listed(out)}
     flip(listed(out)[0])
     listed(out)[0].unlink()
-    made(kind, tmp_path)
+    make(kind, out.parent)
     assert audit(str(out)).problems == []
     assert {p: p.read_bytes() for p in listed(out)} == before
 
 
 @pytest.mark.parametrize("kind", ["parts", "hive"])
-def test_a_file_that_no_manifest_lists_is_named(kind: str, tmp_path: Path) -> None:
+def test_a_file_that_no_manifest_lists_is_named(kind: str, made: Made) -> None:
     """Readers of the folder would take its rows along; names that they pass over are nobody's business."""
-    out = made(kind, tmp_path)
+    out = made(kind)
     folder = listed(out)[0].parent
     (folder / "mine.parquet").touch()
     (folder / "part-00009-00112233.parquet").touch()
@@ -126,9 +148,9 @@ def test_a_file_that_no_manifest_lists_is_named(kind: str, tmp_path: Path) -> No
     assert "part-00009-00112233.parquet: is not in the manifest; it was published by a run that died" in ours
 
 
-def test_a_run_that_has_not_ended_is_told_apart(tmp_path: Path) -> None:
+def test_a_run_that_has_not_ended_is_told_apart(made: Made) -> None:
     """Parts that the journal has and the manifest lacks: more input came, and that run was stopped."""
-    out = made("parts", tmp_path)
+    out = made("parts")
     manifest = (out / "_manifest.json").read_bytes()
     success = (out / "_SUCCESS").read_bytes()
     run_rows(Rows(table(400)), same, out, columns=["id", "x"])
@@ -139,9 +161,9 @@ def test_a_run_that_has_not_ended_is_told_apart(tmp_path: Path) -> None:
     assert "has not ended" in problem
 
 
-def test_what_a_stopped_run_left_is_a_note(tmp_path: Path) -> None:
+def test_what_a_stopped_run_left_is_a_note(made: Made) -> None:
     """It harms no reader."""
-    out = made("parts", tmp_path)
+    out = made("parts")
     (out / ".tmp").mkdir()
     (out / "_pipeline/lock.json").write_text('{"pid": 7, "host": "there", "since": "then"}')
     found = audit(str(out))
@@ -175,9 +197,9 @@ def outside(text: str) -> str:
         ("_manifest.json", other_rows, "_manifest.json says rows=299, and its parts have 300"),
     ],
 )
-def test_damaged_markers_are_named(kind: str, name: str, change: Any, words: str, tmp_path: Path) -> None:
+def test_damaged_markers_are_named(kind: str, name: str, change: Any, words: str, made: Made) -> None:
     """None of it raises anything but the finding."""
-    out = made(kind, tmp_path)
+    out = made(kind)
     file = markers(out) / name
     if change is None:
         file.unlink()
@@ -196,9 +218,9 @@ def test_damaged_markers_are_named(kind: str, name: str, change: Any, words: str
     ],
     ids=["lost", "changed", "damaged", "torn"],
 )
-def test_the_journal_has_the_parts_of_the_manifest(kind: str, change: Any, words: str, tmp_path: Path) -> None:
+def test_the_journal_has_the_parts_of_the_manifest(kind: str, change: Any, words: str, made: Made) -> None:
     """A torn last line is the trace of a killed run, and no damage."""
-    out = made(kind, tmp_path)
+    out = made(kind)
     journal = state(out) / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(change(lines)))

@@ -28,6 +28,7 @@ TABLE = {
     "files": WAIST,
     "stream": WAIST,
     "filter": WAIST,
+    "watchdog": WAIST,
     "batching": [*WAIST, "columns"],
     "progress": WAIST,
     "fit": [*WAIST, "files"],
@@ -45,10 +46,10 @@ TABLE = {
     "device.__init__": [*WAIST, "device.*"],
     "device.*": [*WAIST, "tensors"],
     "engine.*": WAIST,
-    "worker": [*WAIST, "columns", "tensors", "batching", "layout", "policy", "stream"],
+    "worker": [*WAIST, "columns", "tensors", "batching", "layout", "policy", "stream", "watchdog"],
     "run": [
         *WAIST, "columns", "files", "fit", "layout", "manifest", "plan", "policy", "progress", "report", "stream",
-        "worker",
+        "watchdog", "worker",
     ],
     "verify": [
         *WAIST, "columns", "batching", "difference", "layout", "plan", "policy", "run", "sample", "source.*", "tensors",
@@ -67,7 +68,7 @@ TOP = ["config", "target", "airflow", "testing.*", "__main__"]  # what nobody be
 FENCES = {
     "hydra": ["config", "target", "__main__"],
     "omegaconf": ["config", "target", "__main__"],
-    "threading": ["stream", "device.cuda", "testing.*", "__main__"],  # a lock on buffers; which thread gets signals
+    "threading": ["stream", "watchdog", "device.cuda", "testing.*", "__main__"],  # a lock on buffers; who gets signals
     "concurrent": ["stream", "testing.*"],
     "multiprocessing": [],
     "asyncio": [],
