@@ -255,6 +255,14 @@ class Device(Protocol):
         """Host arrays whose bytes have arrived and which no later batch overwrites."""
 
 
+@runtime_checkable
+class CountsMemory(Protocol):
+    """A device that knows how much of its memory tensors take."""
+
+    def peak_memory(self) -> int:
+        """The most bytes that they took at once since the last call."""
+
+
 @dataclass(frozen=True)
 class Staged:
     """Tensors on their way, with whatever the device needs to know when they have arrived."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 from pipeline.core import Part
+from pipeline.memory import Memory, peak
 from pipeline.plan import Plan, human
 
 LIBRARIES = ("torch", "numpy", "pyarrow", "hydra-core", "omegaconf", "safetensors")
@@ -44,6 +43,7 @@ class Report:
     fit_lanes: Sequence[LaneTimes]
     output: str
     device: str
+    memory: Memory
 
     @property
     def bottleneck(self) -> str | None:
@@ -72,7 +72,8 @@ class Report:
             "bottleneck": self.bottleneck,
             "lanes": [_lane(lane) for lane in self.lanes],
             "fit_lanes": [_lane(lane) for lane in self.fit_lanes],
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": peak(),
+            "memory": self.memory.facts(),
             "batch_rows": self.plan.batch_rows,
             "device": self.device,
         }
@@ -111,12 +112,6 @@ class Report:
 def _lane(lane: LaneTimes) -> dict[str, Any]:
     seconds = {"busy": lane.busy, "waited_for_input": lane.starved, "waited_for_room": lane.blocked}
     return {"lane": lane.name, "items": lane.items, **{k: round(v, 4) for k, v in seconds.items()}}
-
-
-def peak_memory() -> int:
-    """Largest resident set of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def versions() -> Mapping[str, str]:

@@ -33,6 +33,7 @@ from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, Pi
 from pipeline.files import Home, home, lock, release_files, write_json
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.manifest import Manifest, digest
+from pipeline.memory import Memory
 from pipeline.plan import Plan, counted, tasks
 from pipeline.policy import Conversion
 from pipeline.progress import progress
@@ -182,12 +183,15 @@ def run(
         for part in manifest.vanished(work):
             log.warning("%s is no longer in the input; its part stays (run.restart=true drops it)", part.splits[0])
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
+        memory = Memory(device)
         with progress("rows", rows, options.progress, options.every) as advance:
             worker = stage.worker(transform, advance)
             with _closing(engine.map(worker, pending)) as parts:
                 for part in parts:
                     manifest.commit(part)
                     done[part.key] = part
+                    if leak := memory.add():
+                        log.warning(leak)
         report = Report(
             stage.plan,
             [done[task.key] for task in work],
@@ -198,6 +202,7 @@ def run(
             fit_lanes,
             os.fspath(sink.path),
             device.name,
+            memory,
         )
         manifest.finish(work, {"identity": dict(stage.identity), "schema": _schema_facts(stage)})
         return _report(stage, report)

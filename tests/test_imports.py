@@ -29,6 +29,7 @@ TABLE = {
     "stream": WAIST,
     "filter": WAIST,
     "watchdog": WAIST,
+    "memory": WAIST,
     "batching": [*WAIST, "columns"],
     "progress": WAIST,
     "fit": [*WAIST, "files"],
@@ -36,7 +37,7 @@ TABLE = {
     "layout": [*WAIST, "columns", "policy"],
     "plan": [*WAIST, "columns", "layout", "manifest"],
     "audit": [*WAIST, "files", "plan"],
-    "report": [*WAIST, "files", "plan"],
+    "report": [*WAIST, "files", "memory", "plan"],
     "difference": [*WAIST, "columns", "batching"],
     "sample": [*WAIST, "columns", "batching"],
     "verdict": [*WAIST, "columns", "difference", "plan", "sample"],
@@ -48,8 +49,8 @@ TABLE = {
     "engine.*": WAIST,
     "worker": [*WAIST, "columns", "tensors", "batching", "layout", "policy", "stream", "watchdog"],
     "run": [
-        *WAIST, "columns", "files", "fit", "layout", "manifest", "plan", "policy", "progress", "report", "stream",
-        "watchdog", "worker",
+        *WAIST, "columns", "files", "fit", "layout", "manifest", "memory", "plan", "policy", "progress", "report",
+        "stream", "watchdog", "worker",
     ],
     "verify": [
         *WAIST, "columns", "batching", "difference", "layout", "plan", "policy", "run", "sample", "source.*", "tensors",

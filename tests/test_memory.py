@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.core import ArrayField, Columns, Schema, Split
+from pipeline.memory import Memory, growth
+from tests.fakes import Rows, run_rows, same, table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,7 +45,6 @@ def main(out: str, rows: int) -> None:
 
     from pipeline.sink.npy import Npy
     from pipeline.sink.parquet import Parquet
-    from tests.fakes import run_rows, same
 
     sink = Npy(out) if out.endswith(".npy") else Parquet(out, row_group_bytes=4 << 20)
     run_rows(Made(rows), same, Path(out), sink=sink, batch_rows=4096)
@@ -61,6 +65,64 @@ def test_peak_memory_stays_when_the_input_grows_tenfold(tmp_path: Path, name: st
     small = peak(tmp_path / f"a-{name}", 80_000)
     large = peak(tmp_path / f"b-{name}", 800_000)
     assert large - small < 50 << 20
+
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("held", "grown"),
+    [
+        ([i * 5 * MB for i in range(20)], 75 * MB),
+        ([1000 * MB + i * 5 * MB for i in range(20)], 0),
+        ([i * MB for i in range(20)], 0),
+        ([100 * MB + min(i, 8) * 50 * MB for i in range(20)], 0),
+        ([100 * MB + (i % 5) * 50 * MB for i in range(20)], 0),
+        ([i * 5 * MB + (i % 3) * 40 * MB for i in range(20)], 75 * MB),
+        ([i * 50 * MB for i in range(19)], 0),
+    ],
+    ids=["grows", "less than a tenth", "little", "settles", "comes and goes", "grows beneath", "too few parts"],
+)
+def test_memory_that_grows_steadily_is_told_from_memory_that_is_used(held: list[int], grown: int) -> None:
+    """The least of each five parts counts, since batches in flight come and go."""
+    assert growth(held) == grown
+
+
+@dataclass
+class Keeps:
+    """A device whose transform keeps 2 MB more in each part."""
+
+    parts: int = 0
+
+    def peak_memory(self) -> int:
+        self.parts += 1
+        return self.parts * 4 * MB
+
+
+def test_a_leak_is_told_once_in_twenty_parts() -> None:
+    """With the amount and the place; the report has every part."""
+    memory = Memory(Keeps())
+    told = [memory.add() for _ in range(45)]
+    assert [i for i, words in enumerate(told) if words] == [19, 39]
+    assert told[19].startswith("memory of the device has grown steadily: 60 MB over the last 20 parts")
+    facts = memory.facts()
+    assert [len(each) for each in facts.values()] == [45, 45, 45]
+    assert min(facts["resident_bytes"]) > 10 * MB
+    assert facts["peak_bytes"] == sorted(facts["peak_bytes"])
+
+
+def test_a_transform_that_keeps_its_tensors_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Seen from the resident set alone, within twenty parts of a real run."""
+    kept: list[Any] = []
+
+    def keeps(tensors: Any) -> Any:
+        kept.append(torch.ones(4 * MB // 4))
+        return tensors
+
+    run_rows(Rows(table(2000)), keeps, tmp_path / "out", columns=["x"], carry="none", batch_rows=100, stream_depth=0)
+    assert "memory of the process has grown steadily: " in caplog.text
+    facts = json.loads((tmp_path / "out/_pipeline/report.json").read_text())["memory"]
+    assert len(facts["resident_bytes"]) == len(facts["peak_bytes"]) == 20
 
 
 if __name__ == "__main__":

@@ -94,6 +94,12 @@ class Runtime:
         """Let nobody have the memory of a dropped tensor before this stream has done what it was given so far."""
         tensor.record_stream(stream)
 
+    def peak(self) -> int:
+        """The most bytes that tensors took at once since the last call."""
+        most = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return most
+
 
 class Ring:
     """Pinned slots, used in turn. They grow to the batches they meet, and stay."""
@@ -223,6 +229,10 @@ class Cuda:
         lanes.staging_out.release(event)
         event.synchronize()  # race B; race C: until here `staged` holds the buffer, so that no other batch gets it
         return {name: to_array(view, name).copy() for name, view in _carve(slot, staged.tensors).items()}
+
+    def peak_memory(self) -> int:
+        """The most bytes that tensors of this process took at once since the last call."""
+        return self._lanes.runtime.peak()
 
 
 class _Lanes:

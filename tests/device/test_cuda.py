@@ -41,6 +41,18 @@ class TestCuda(DeviceContract):
         return Cuda()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_device_tells_its_peak_since_it_was_last_asked() -> None:
+    """What was taken and given back counts once."""
+    device = Cuda()
+    device.peak_memory()
+    with device.compute():
+        torch.empty(64 << 20, dtype=torch.uint8, device=device.name)
+    assert device.peak_memory() >= 64 << 20
+    assert device.peak_memory() < 64 << 20
+
+
 def keeper(kept: list[torch.Tensor]) -> Transform:
     """A transform that does what it must not: it keeps its input."""
 
