@@ -31,6 +31,7 @@ from yaml import YAMLError
 
 from pipeline import __version__, config
 from pipeline.errors import ConfigError, PipelineError, RetryError
+from pipeline.secret import Mask, Masked
 
 log = logging.getLogger("pipeline")
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args == ["--version"]:
         emit(f"tensor-etl-stage {__version__}")
         return 0
-    with _signals(door), _hydra_process(args):
+    with _signals(door), _masked(door.mask), _hydra_process(args):
         try:
             hydra.main(config_path=config.conf_dir(), config_name="config", version_base="1.3")(door.job)()
         except SystemExit as e:
@@ -87,15 +88,21 @@ class _Door:
     signal: int = 0
     outcomes: list[_Outcome] = field(default_factory=list)
     home: int = field(default_factory=os.getpid)
+    mask: Mask = field(default_factory=Mask)
+
+    def __post_init__(self) -> None:
+        for arg in self.args:
+            self.mask.learn_override(arg)
 
     def job(self, cfg: DictConfig) -> dict[str, Any]:
         """One job, from the composed configuration to its line of JSON. A failure is recorded, so that a sweep goes on.
 
         In a child process of a launcher nobody reads the record, so there the failure is raised for the sweeper.
         """
-        overrides = " ".join(each.lstrip("+") for each in config.overrides())
+        overrides = " ".join(self.mask.override(each.lstrip("+")) for each in config.overrides())
+        self.mask.learn(config.unresolved(cfg), os.environ)
         try:
-            summary = _work(cfg, self.args)
+            summary = _work(cfg, self)
         except (Exception, SystemExit) as e:
             if os.getpid() != self.home:
                 raise
@@ -158,7 +165,7 @@ class _Door:
             traceback.print_exception(e)
 
 
-def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
+def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     """Build the components and run or plan them. From here on torch is imported, but for an audit."""
     if cfg.action is config.Action.audit:
         return _audit(config.output(cfg))
@@ -170,6 +177,7 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
     from pipeline.policy import conversion
     from pipeline.run import Options, plan, run
 
+    door.mask.learn(plain, os.environ)
     batch, stream = plain["batch"], plain["stream"]
     options = Options(
         columns=plain["columns"],
@@ -189,8 +197,8 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
         last_words=_last_words,
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
-        config=plain,
-        command=_command(args, plain),
+        config=door.mask.data(plain),
+        command=[door.mask.override(each) for each in _command(door.args, plain)],
         identity=config.fingerprint(plain),
     )
     given = {**parts, "device": resolve(plain["device"]), "options": options}
@@ -297,6 +305,17 @@ def force(arg: str) -> str:
         lambda m: "++device" if m[0] == "+device" else "++",
         arg,
     )
+
+
+@contextmanager
+def _masked(mask: Mask) -> Iterator[None]:
+    """Let no secret through to stdout and stderr, whoever writes: logs, tracebacks and components too."""
+    streams: Any = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (each and Masked(each, mask) for each in streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 @contextmanager

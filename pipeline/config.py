@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import __version__
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.policy import conversion
+from pipeline.secret import is_secret, seal
 from pipeline.target import prepare, source_hash, suggest, targets
 
 GROUPS = ("source", "transform", "sink", "engine")
@@ -223,6 +224,11 @@ def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     return {group: _instantiate(specs[group], group) for group in GROUPS}, raw
 
 
+def unresolved(cfg: DictConfig) -> Any:
+    """The configuration as plain data, with its interpolations as they were written."""
+    return OmegaConf.to_container(cfg, resolve=False)
+
+
 def output(cfg: DictConfig) -> str:
     """The output that a composed configuration names, whatever its input and transform are.
 
@@ -331,7 +337,7 @@ def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     The transform, the options of source and sink that shape rows or files, column selection, conversion and seed;
     SHA-256 of the module behind each `_target_` outside this package and of each file that the transform names (a new
     path to the same weights is the same transform); the version of this package. Not in it: device, engine, batch,
-    stream, log, restart, and the paths of source and sink.
+    stream, log, restart, and the paths of source and sink. Secrets are in it as slow digests.
     """
     chosen: dict[str, Any] = {
         group: {k: v for k, v in config[group].items() if k not in _NEUTRAL[group]} for group in ("source", "sink")
@@ -344,7 +350,8 @@ def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in sorted(set(targets(chosen))):
         if not name.startswith("pipeline."):
             flat[f"code.{name}"] = source_hash(name)
-    return {**flat, "version": __version__}
+    sealed = {key: seal(key, v) for key, v in flat.items() if is_secret(key) and v is not None}
+    return {**flat, **sealed, "version": __version__}
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -30,6 +30,7 @@ TABLE = {
     "filter": WAIST,
     "watchdog": WAIST,
     "memory": WAIST,
+    "secret": [],
     "batching": [*WAIST, "columns"],
     "progress": WAIST,
     "fit": [*WAIST, "files"],
