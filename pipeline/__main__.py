@@ -5,6 +5,7 @@ Hydra composes the configuration and calls `_Door.job` once, or once for each jo
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -14,8 +15,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,8 +25,9 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -37,6 +39,8 @@ log = logging.getLogger("pipeline")
 
 _SKIP = 99
 _TAKES_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
+_SHOW = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+_RUN = ("--run", "-r", "--multirun", "-m")
 _KEPT = "finished parts are kept: run the same command again"
 
 
@@ -49,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with _signals(door), _masked(door.mask), _hydra_process(args):
         try:
-            hydra.main(config_path=config.conf_dir(), config_name="config", version_base="1.3")(door.job)()
+            _check_fence(args)
+            _hydra_main(door.job)
         except SystemExit as e:
             return door.stopped(e.code)
         except KeyboardInterrupt:
@@ -60,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return door.stopped(128 + door.signal) if door.signal else door.failed(e)
         finally:
             emit()
-    return door.code()
+        return door.code()
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------------------
@@ -150,6 +155,8 @@ class _Door:
         """The exit code after a signal, or after Hydra has called `sys.exit`."""
         if not code:
             return 0
+        if isinstance(code, PipelineError):
+            return self.failed(code)
         if not isinstance(code, int):
             return self.failed(PipelineError(str(code)))
         if code < 128:  # the parser of the command line has said on stderr what is wrong with it
@@ -199,7 +206,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
         progress=plain["log"]["progress"],
         config=door.mask.data(plain),
         command=[door.mask.override(each) for each in _command(door.args, plain)],
-        identity=config.fingerprint(plain),
+        identity=config.fingerprint(plain, door.mask),
     )
     given = {**parts, "device": resolve(plain["device"]), "options": options}
     if plain["action"] == "plan":
@@ -282,6 +289,43 @@ def _hydra_process(args: Sequence[str]) -> Iterator[None]:
         os.environ.pop("HYDRA_FULL_ERROR")
         if full_error is not None:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _hydra_main(job: Callable[[DictConfig], Any]) -> None:
+    hydra.main(config_path=config.conf_dir(), config_name="config", version_base="1.3")(job)()
+
+
+def _check_fence(args: Sequence[str]) -> None:
+    """Compose once without acting on it, so that Hydra does not call what the fence refuses: loggers, callbacks, ...
+
+    Raises:
+        ConfigError: the section `hydra` names something outside.
+    """
+    if any(arg.startswith("--e") for arg in args):
+        raise ConfigError(
+            "--experimental-rerun reads a pickle, which this program never does; give the overrides again"
+        )
+    around = config.fenced()
+    if around is None or any(arg.split("=")[0] in _SHOW for arg in args):
+        return
+    flags, overrides = split(args)
+    parsed = OverridesParser.create().parse_overrides(list(map(force, overrides)))
+    plain = [str(each.input_line) for each in parsed if not each.is_sweep_override()]
+    argv, shown = sys.argv, io.StringIO()
+    sys.argv = ["pipeline", *(flag for flag in flags if flag not in _RUN), "--cfg", "all", *plain]
+    try:
+        with redirect_stdout(shown):
+            _hydra_main(lambda _: None)
+    except SystemExit as e:
+        if e.code:
+            raise
+    finally:
+        sys.argv = argv
+        GlobalHydra.instance().clear()
+    composed = OmegaConf.create(shown.getvalue())
+    assert isinstance(composed, DictConfig)
+    if problems := list(around.refuse_hydra(composed)):
+        raise ConfigError(config.listed("problems", problems))
 
 
 def split(args: Sequence[str]) -> tuple[list[str], list[str]]:

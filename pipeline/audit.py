@@ -68,8 +68,8 @@ class Audit:
             return {"state": "audited", **self.facts()}
         more = f"; and {len(self.problems) - _SHOWN} more" if len(self.problems) > _SHOWN else ""
         error = DataError(
-            f"{self.output!r} is not what its manifest says: {'; '.join(self.problems[:_SHOWN])}{more}. Delete the files "
-            "that are named and run the command that made them again: it makes what is missing"
+            f"{self.output!r} is not what its manifest says: {'; '.join(self.problems[:_SHOWN])}{more}. Delete the "
+            "files that are named and run the command that made them again: it makes what is missing"
         )
         error.facts = self.facts()
         raise error
@@ -135,7 +135,7 @@ def _check_form(manifest: Any) -> None:
     for part in manifest["parts"]:
         str(part["key"]), int(part["rows_in"]), int(part["rows_out"])
         for file in map(_file, part["files"]):
-            if os.path.isabs(file.path) or ".." in Path(file.path).parts:
+            if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
                 raise ValueError(f"it lists {file.path!r}, which is outside the output")
 
 
@@ -159,7 +159,8 @@ def _journal(where: Home) -> tuple[dict[str, Any], list[str]]:
         lines = file.read_bytes().splitlines(keepends=True)
     except OSError as e:
         return {}, [f"journal.jsonl cannot be read ({e.strerror})"]
-    known, damage = {}, []
+    known: dict[str, Any] = {}
+    damage: list[str] = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)

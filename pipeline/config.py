@@ -6,6 +6,7 @@ Hydra and OmegaConf end here and in `__main__`: what leaves is plain data and th
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,8 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import __version__
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.fence import VARIABLE, Fence, fence
 from pipeline.policy import conversion
-from pipeline.secret import is_secret, seal
+from pipeline.secret import Mask, is_secret, seal
 from pipeline.target import prepare, source_hash, suggest, targets
 
 GROUPS = ("source", "transform", "sink", "engine")
@@ -200,10 +202,15 @@ register()
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
 
+def fenced() -> Fence | None:
+    """The fence of this installation, if it has one. Who starts the process says so, never a configuration."""
+    return fence(os.environ.get(VARIABLE))
+
+
 def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Check a composed configuration and instantiate its groups: (objects by group, the plain configuration).
 
-    The transform comes last, and only if all else is well: it imports torch.
+    The transform comes last, and only if all else is well: it imports torch. What the fence refuses is not imported.
 
     Raises:
         ConfigError: all problems found, one line each.
@@ -211,6 +218,8 @@ def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     problems = list(_walk(cfg, ""))
     raw: Any = OmegaConf.to_container(cfg, resolve=not problems, enum_to_str=True)
     problems += _values(raw)
+    if refused := _refused({group: raw[group] for group in GROUPS}):
+        raise ConfigError(listed("problems", [*problems, *refused]))
     specs: dict[str, Any] = {}
     for group in ("source", "sink", "engine", "transform"):
         if group == "transform" and problems:
@@ -222,6 +231,12 @@ def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     if problems:
         raise ConfigError(listed("problems", problems))
     return {group: _instantiate(specs[group], group) for group in GROUPS}, raw
+
+
+def _refused(specs: Mapping[str, Any]) -> list[str]:
+    """What the fence says of the targets of these groups."""
+    around = fenced()
+    return [line for group, spec in specs.items() for line in around.refuse(spec, group)] if around else []
 
 
 def unresolved(cfg: DictConfig) -> Any:
@@ -236,12 +251,12 @@ def output(cfg: DictConfig) -> str:
         ConfigError: all problems found, one line each.
     """
     problems = [each for key in cfg if key not in {*GROUPS} - {"sink"} for each in _walk(cfg, "", only=str(key))]
-    path = None if problems else OmegaConf.select(cfg, "sink.path")
-    if not problems and not isinstance(path, str):
-        problems.append(f"sink.path: expected a string; got {path!r}")
+    sink: Any = None if problems else OmegaConf.to_container(cfg.sink, resolve=True)
+    if not problems and not (problems := _refused({"sink": sink})):
+        prepare(sink, "sink", problems)
     if problems:
         raise ConfigError(listed("problems", problems))
-    return str(path)
+    return str(sink["path"])
 
 
 def _option(group: str) -> str:
@@ -253,7 +268,8 @@ def _walk(node: DictConfig | ListConfig, path: str, only: str = "") -> Iterator[
     """Unknown keys of typed nodes, missing values and interpolations that do not resolve, at every level."""
     kind = OmegaConf.get_type(node)
     known = [f.name for f in fields(kind)] if kind is not None and is_dataclass(kind) else None
-    for name in range(len(node)) if isinstance(node, ListConfig) else [only] if only else list(node):
+    names: Iterable[Any] = range(len(node)) if isinstance(node, ListConfig) else [only] if only else list(node)
+    for name in names:
         key = f"{path}.{name}" if path else str(name)
         if known is not None and name not in known:
             near = suggest(str(name), known, f"{path}." if path else "")
@@ -331,13 +347,13 @@ _NEUTRAL = {
 """Options that change where or how fast rows travel, never which bytes come out."""
 
 
-def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(config: Mapping[str, Any], mask: Mask = Mask()) -> dict[str, Any]:  # noqa: B008  (knows of nothing)
     """What decides the bytes of the output, as dotted key -> JSON value, from a plain configuration.
 
     The transform, the options of source and sink that shape rows or files, column selection, conversion and seed;
     SHA-256 of the module behind each `_target_` outside this package and of each file that the transform names (a new
     path to the same weights is the same transform); the version of this package. Not in it: device, engine, batch,
-    stream, log, restart, and the paths of source and sink. Secrets are in it as slow digests.
+    stream, log, restart, and the paths of source and sink. Secrets that `mask` knows are in it as slow digests.
     """
     chosen: dict[str, Any] = {
         group: {k: v for k, v in config[group].items() if k not in _NEUTRAL[group]} for group in ("source", "sink")
@@ -350,7 +366,7 @@ def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in sorted(set(targets(chosen))):
         if not name.startswith("pipeline."):
             flat[f"code.{name}"] = source_hash(name)
-    sealed = {key: seal(key, v) for key, v in flat.items() if is_secret(key) and v is not None}
+    sealed = {key: seal(key, v) for key, v in flat.items() if v is not None and (is_secret(key) or mask.data(v) != v)}
     return {**flat, **sealed, "version": __version__}
 
 

@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline.core import CountsMemory
@@ -59,14 +60,14 @@ class Memory:
 def growth(held: Sequence[int]) -> int:
     """Bytes by which memory has grown over `PARTS` parts if it did so steadily, else 0.
 
-    Steadily: of each five parts in turn the least is more than the least of the five before, by 32 MiB and a tenth in all.
-    The least, since batches in flight come and go; in turn, since what is held once for all (buffers, compiled code)
-    stops growing.
+    Steadily: of each five parts in turn the least is more than that of the five before, in all by 32 MiB and by a
+    tenth. The least, since batches in flight come and go; in turn, since what is held once for all (buffers, compiled
+    code) stops growing.
     """
     if len(held) < PARTS:
         return 0
     floors = [min(held[i : i + _BLOCK]) for i in range(0, PARTS, _BLOCK)]
-    steady = all(a < b for a, b in zip(floors, floors[1:], strict=False))
+    steady = all(a < b for a, b in pairwise(floors))
     rise = floors[-1] - floors[0]
     return rise if steady and rise >= max(_LEAST, _SHARE * floors[0]) else 0
 

@@ -1,8 +1,8 @@
 """Secrets: which settings are, and text without them.
 
-Masked are values under a key of the list below, what `${oc.env:NAME}` takes from a variable of such a name, and passwords
-in addresses (``scheme://user:password@host``). A value that is masked without need loses nothing but its place in a
-message.
+Masked are values under a key of the list below, what `${oc.env:NAME}` takes from a variable of such a name, and
+passwords in addresses (``scheme://user:password@host``). A value that is masked without need is missing from a message,
+and from nothing else.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 
 HIDDEN = "***"
 
-LAST = frozenset(
-    "password passwd passphrase pwd secret secrets token credential credentials authorization apikey".split()
-)
+LAST = frozenset({
+    *("password", "passwd", "passphrase", "pwd", "secret", "secrets", "token", "credential", "credentials"),
+    *("authorization", "apikey"),
+})  # fmt: skip
 """Last words of keys that hold secrets: ``api_token``, ``DB_PASSWORD``, ``clientSecret``; not ``max_tokens``."""
 
 LAST_TWO = frozenset({
-    *(f"{kind} key" for kind in "access account api encryption private secret shared signing storage".split()),
-    *("connection string", "sas url"),
+    *("access key", "account key", "api key", "encryption key", "private key", "secret key", "shared key"),
+    *("signing key", "storage key", "connection string", "sas url"),
 })  # fmt: skip
 """Last two words: ``aws_secret_access_key``, ``apiKey``; not ``key``, ``sort_key``."""
 

@@ -1,5 +1,7 @@
-"""A watch over calls that may never return. What hangs in another thread, or on a device, cannot be stopped from
-within: the process is ended, after every thread has shown where it stands.
+"""A watch over calls that may never return.
+
+What hangs in another thread, or on a device, cannot be stopped from within: the process is ended, after every thread
+has shown where it stands.
 """
 
 from __future__ import annotations

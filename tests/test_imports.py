@@ -60,16 +60,18 @@ TABLE = {
     "__init__": [*WAIST, "manifest"],
     "config": ["*"],
     "target": ["*"],
+    "fence": ["*"],
+    "rehearsal": ["*"],
     "airflow": ["*"],
     "testing.*": ["*"],
     "__main__": ["*"],
 }  # fmt: skip
-TOP = ["config", "target", "airflow", "testing.*", "__main__"]  # what nobody below imports
+TOP = ["config", "target", "fence", "rehearsal", "airflow", "testing.*", "__main__"]  # what nobody below imports
 
 # Which modules may import a third party, or a part of the standard library that we keep in one place.
 FENCES = {
-    "hydra": ["config", "target", "__main__"],
-    "omegaconf": ["config", "target", "__main__"],
+    "hydra": ["config", "target", "rehearsal", "__main__"],
+    "omegaconf": ["config", "target", "fence", "rehearsal", "__main__"],
     "threading": ["stream", "watchdog", "device.cuda", "testing.*", "__main__"],  # a lock on buffers; who gets signals
     "concurrent": ["stream", "testing.*"],
     "multiprocessing": [],

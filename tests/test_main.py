@@ -187,6 +187,209 @@ def test_a_sweep_over_devices_names_every_failed_job(here: Path, front: Front) -
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "swept", [("run.seed=1,2", "batch.rows=2,4"), ("batch.rows=2,4", "run.seed=1,2"), ("run.seed=1,2,3,4",)]
+)
+def test_two_jobs_with_one_output_are_refused_before_any_work(here: Path, front: Front, swept: tuple[str, ...]) -> None:
+    """Exit code 2 for the sweep, with both jobs and the ways out; not even the first job has started."""
+    code, out, err = front("-m", *MINE, *swept)
+    assert (code, len(out), json.loads(out[-1])["code"]) == (2, 1, 2)
+    assert "two jobs of this sweep have the same output" in err
+    assert str(here / "y.npy") in err
+    assert (err.count("run.seed=1"), err.count("run.seed=2")) in ((1, 1), (2, 0))
+    assert "sink.path=out/${hydra:job.override_dirname}" in err
+    assert not Path("y.npy").exists()
+    assert not Path("y.npy.run").exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["sink.path=out/${hydra:job.override_dirname}.npy", "sink.path=out/${run.seed}.npy", "sink.path=a.npy,b.npy"],
+)
+def test_jobs_with_outputs_of_their_own_run(here: Path, front: Front, place: str) -> None:
+    """The advice works, and so do other ways to tell jobs apart."""
+    args = [a for a in MINE if not a.startswith("sink.path")]
+    seeds = [] if "," in place else ["run.seed=1,2"]
+    code, out, err = front("-m", *args, *seeds, place)
+    assert code == 0, err
+    assert len({json.loads(line)["output"] for line in out}) == 2
+
+
+def test_actions_that_write_nothing_may_share_an_output(here: Path, front: Front) -> None:
+    """Two plans for one place harm nobody."""
+    assert front("-m", *MINE, "action=plan", "run.seed=1,2")[0] == 0
+
+
+def test_a_failed_job_stops_no_other(here: Path, front: Front) -> None:
+    """Two of four fail: the others are done, both are listed, the code is that of the first."""
+    mine("picky\nby: 1")
+    Path("usercode.py").write_text(
+        "def picky(tensors, by):\n    if by in (2, 3):\n        raise ValueError(f'no {by}')\n    return tensors\n"
+    )
+    args = [a for a in MINE if not a.startswith("sink.path")]
+    code, out, err = front("-m", *args, "transform.by=1,2,3,4")
+    assert code == 70
+    assert [json.loads(line)["state"] for line in out[:4]] == ["done", "failed", "failed", "done"]
+    assert "2 of 4 jobs failed" in err
+    for by in (2, 3):
+        assert f"transform.by={by} (exit code 70): " in err
+    code, out, _ = front("-m", *args, "transform.by=1,4", "run.nothing_to_do=skip")
+    assert code == 0  # other overrides, other folders
+
+
+def test_nothing_to_do_in_a_sweep_needs_all_jobs_to_have_nothing(here: Path, front: Front) -> None:
+    """99 if every job was done before, 0 if one had work, and a failure counts more than both."""
+    args = ("-m", *[a for a in MINE if not a.startswith("sink.path")], "run.nothing_to_do=skip")
+    place = "sink.path=out/${batch.rows}.npy"
+    assert front(*args, place, "batch.rows=1,2")[0] == 0
+    assert front(*args, place, "batch.rows=1,2")[0] == 99
+    assert front(*args, place, "batch.rows=1,2,3,4")[0] == 0
+    assert front(*args, place, "batch.rows=1,2,3,4", "run.nothing_to_do=ok")[0] == 0
+    assert front(*args, place, "batch.rows=1,2", "device=cpu,cuda:9")[0] == 2
+
+
+# ---- manners ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wait", [(), ("run.lock=wait", "run.lock_timeout=0")])
+def test_an_output_that_another_run_writes_is_left_alone(here: Path, front: Front, wait: tuple[str, ...]) -> None:
+    """Exit code 75 with who, where and since when; the keys are the way out."""
+    from pipeline.files import lock
+
+    with lock(Path("y.npy.run")):
+        code, out, err = front(*MINE, *wait)
+    assert (code, json.loads(out[-1])["code"]) == (75, 75)
+    assert f"pid {os.getpid()} on {os.uname().nodename} since 20" in err
+    assert ("run.lock_timeout=0 seconds" if wait else "run.lock=wait") in err
+    assert not Path("y.npy").exists()
+
+
+def test_an_audit_needs_neither_input_nor_torch(here: Path, front: Front) -> None:
+    """0 and a line of JSON if all is well, else 65 and a line for each problem."""
+    assert front(*MINE)[0] == 0
+    Path("x.npy").unlink()
+    code = """
+import sys
+from pathlib import Path
+from pipeline.__main__ import main
+args = ["action=audit", "sink=npy", "sink.path=y.npy", "source.path=${oc.env:NOT_SET}", "transform=standardize"]
+print(main(args))
+data = bytearray(Path("y.npy").read_bytes())
+data[-1] ^= 1
+Path("y.npy").write_bytes(data)
+print(main(args), main([*args, "sink.path=z.npy"]), main([*args, "sink.pth=z.npy"]), main([*args, "sink.path=null"]))
+assert "torch" not in sys.modules
+"""
+    child = process("-c", code)
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    lines = out.splitlines()
+    assert lines[-1] == "65 66 2 2"
+    good, bad = (json.loads(line) for line in lines if line.startswith("{") and '"parts": 1' in line)
+    assert (good["state"], good["problems"]) == ("audited", [])
+    assert (bad["state"], bad["code"]) == ("failed", 65)
+    assert bad["problems"][0].startswith("y.npy: has SHA-256 ")
+    assert "WRONG   y.npy: has SHA-256 " in out
+    assert "'y.npy' is not what its manifest says" in err
+
+
+def test_secrets_are_neither_shown_nor_kept(here: Path, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By key, by the name of an environment variable, in what a transform prints, and in a failure."""
+    Path("usercode.py").write_text(
+        "def asks(tensors, api_token, address, fails=False):\n"
+        "    print('asking', address, 'with', api_token)\n"
+        "    if fails:\n"
+        "        raise ValueError(f'{api_token} is refused')\n"
+        "    return tensors\n"
+    )
+    monkeypatch.setenv("DB_PASSWORD", "correct-horse")
+    mine("asks\napi_token: hunter22\naddress: db:${oc.env:DB_PASSWORD}@there")
+    code, out, err = front(*MINE)
+    assert code == 0, err
+    assert "asking db:***@there with ***" in out
+    code, failed_out, failed_err = front(
+        *MINE, "sink.path=z.npy", "+transform.fails=true", "transform.api_token=other-one"
+    )
+    assert code == 70
+    assert "ValueError: *** is refused" in failed_err
+    kept = "".join(p.read_text() for p in here.rglob("*.run/*") if p.is_file())
+    for secret in ("hunter22", "correct-horse", "other-one"):
+        assert secret not in "\n".join([*out, err, *failed_out, failed_err, kept])
+    report = json.loads(Path("y.npy.run/report.json").read_text())
+    assert report["config"]["transform"]["api_token"] == "***"
+    assert report["config"]["transform"]["address"] == "db:***@there"
+    code, _, err = front(*MINE, "transform.api_token=other-one")
+    assert code == 73
+    assert 'transform.api_token was "scrypt:' in err
+
+
+def test_a_secret_of_the_command_line_is_masked_before_anything_is_composed(here: Path, front: Front) -> None:
+    """In the refusal of an override, too."""
+    code, out, err = front(*MINE, "+transform.api_token=hunter22=")
+    assert code == 2
+    assert "hunter22" not in "".join([*out, err])
+
+
+# ---- the fence -------------------------------------------------------------------------------------------------------
+
+
+def test_a_fence_admits_our_own_and_what_it_names(here: Path, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps too. Without the variable there is no fence."""
+    monkeypatch.setenv("PIPELINE_ALLOW_TARGETS", "torch.nn:usercode,other.")
+    assert front(*MINE)[0] == 0
+    monkeypatch.setenv("PIPELINE_ALLOW_TARGETS", "")
+    args = [a for a in NPY if not a.startswith("sink.path")]
+    code, _, err = front("-m", *args, "transform=identity", "batch.rows=1,2")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "run.seed=1,2")])
+def test_what_is_outside_the_fence_is_not_even_imported(
+    here: Path, front: Front, monkeypatch: pytest.MonkeyPatch, sweep: tuple[str, ...]
+) -> None:
+    """Exit code 2 with the key, the target and the fence; also for what Hydra would call by itself."""
+    Path("usercode.py").write_text("open('called', 'w')\n")
+    monkeypatch.setenv("PIPELINE_ALLOW_TARGETS", "torch.nn,mylib")
+    code, _, err = front(*sweep, *MINE, "sink.path=${hydra:job.override_dirname}.npy")
+    assert code == 2, err
+    assert "transform._target_: 'usercode.twice' is refused. PIPELINE_ALLOW_TARGETS allows targets of this" in err
+    code, _, err = front(
+        *(*sweep, *NPY, "transform=identity", "+hydra.callbacks.bad={_target_: usercode.Callback}"),
+        *("hydra.launcher._target_=usercode.Launcher", "hydra.hydra_logging.handlers.console.class=usercode.Handler"),
+        "hydra.job_logging.handlers.console.stream=ext://usercode.Stream",
+    )
+    assert code == 2
+    assert "4 problems" in err
+    for name in ("Callback", "Launcher", "Handler", "Stream"):
+        assert f"'usercode.{name}' is refused" in err
+    assert not Path("called").exists()
+
+
+def test_a_preset_of_a_sweep_is_fenced_too(here: Path, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its section `hydra` counts for its own job alone, so each job is looked at."""
+    Path("usercode.py").write_text("open('called', 'w')\n")
+    Path("my_conf/experiment").mkdir()
+    for name, text in (
+        ("good", "run: {seed: 1}"),
+        ("bad", "hydra: {job_logging: {formatters: {bad: {(): usercode.Bad}}}}"),
+    ):
+        Path(f"my_conf/experiment/{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    monkeypatch.setenv("PIPELINE_ALLOW_TARGETS", "")
+    args = ("--config-dir", "my_conf", *NPY[:-3], "sink=npy", "transform=identity")
+    for flags in ((), ("-m",)):
+        code, _, err = front(*flags, *args, "experiment=good,bad" if flags else "experiment=bad")
+        assert code == 2
+        assert "hydra.job_logging.formatters.bad.(): 'usercode.Bad' is refused" in err
+    assert not Path("called").exists()
+
+
+def test_a_pickled_configuration_is_never_read(here: Path, front: Front) -> None:
+    """Hydra has a flag for it."""
+    code, _, err = front("--experimental-rerun", "config.pickle")
+    assert code == 2
+    assert "reads a pickle, which this program never does" in err
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
