@@ -7,6 +7,7 @@ An **engine** decides where the worker runs. Nothing here imports torch until a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -79,7 +80,8 @@ class Split:
     """A piece of the input that can be read alone, and again.
 
     Attributes:
-        id: stable name within the input, such as ``year=2013/flights.parquet:0-4``. Resuming depends on it.
+        id: stable name within the input, such as ``year=2013/flights.parquet:0-4``. Resuming depends on it. What ends
+            in ``:start-stop`` is a piece of the file named before it: see `whole`.
         version: changes when the data behind the id changes (size and mtime, or an etag).
         rows: number of rows, or None if only reading tells (a filter).
         bytes: estimate of the decoded size.
@@ -96,6 +98,14 @@ class Split:
     start: int = 0
     stop: int = 0
     extra: tuple[tuple[str, str | None], ...] = ()
+
+
+def whole(id_: str) -> str:
+    """The file that a split is a piece of, by its id; the id itself if it names no piece.
+
+    A file that grew has other pieces than before, and is the same file all the same.
+    """
+    return re.sub(r":\d+-\d+$", "", id_)
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,8 @@ class Part:
     files: tuple[File, ...]
     nulls_in: Mapping[str, int] = field(default_factory=dict)
     nulls_out: Mapping[str, int] = field(default_factory=dict)
+    versions: tuple[str, ...] = ()
+    """Those of `splits`, in the same order: what a message about a changed input compares."""
 
 
 @dataclass(frozen=True)

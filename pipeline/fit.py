@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import Tensors
 from pipeline.errors import OutputError
-from pipeline.files import Home, write_bytes, write_json
+from pipeline.files import Home, storage, write_bytes, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
-def save(where: Home, key: str, states: Sequence[Tensors], facts: dict[str, Any]) -> None:
-    """Keep the states of all passes, with the key of what they were learned from."""
+def save(where: Home, key: str, states: Sequence[Tensors], inputs: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """Keep the states of all passes, with the key and the input versions of what they were learned from."""
     from safetensors.torch import save as to_bytes
 
     flat = {f"{i}/{name}": tensor.contiguous() for i, state in enumerate(states) for name, tensor in state.items()}
-    write_bytes(_tensors(where), to_bytes(flat))
-    write_json(_facts(where), {"key": key, "passes": len(states), **facts})
+    data = to_bytes(flat)
+    with storage(_facts(where)):
+        _facts(where).unlink(missing_ok=True)  # a run that is killed here has learned nothing
+    write_bytes(_tensors(where), data)
+    known = {"key": key, "passes": len(states), "sha256": hashlib.sha256(data).hexdigest(), "inputs": dict(inputs)}
+    write_json(_facts(where), {**facts, **known})
 
 
 @dataclass(frozen=True)
 class Learned:
-    """States of all passes, and the key of what they were learned from."""
+    """States of all passes, and what they were learned from: its key, and the version of each input file."""
 
     key: str
     states: list[Tensors]
+    inputs: Mapping[str, str]
 
 
 def load(where: Home) -> Learned | None:
@@ -39,17 +45,20 @@ def load(where: Home) -> Learned | None:
 
     try:
         facts = json.loads(_facts(where).read_bytes())
-        flat = from_bytes(_tensors(where).read_bytes())
+        data = _tensors(where).read_bytes()
+        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise SafetensorError("it is not the state that was kept here")
+        flat = from_bytes(data)
     except FileNotFoundError:
         return None
-    except (ValueError, SafetensorError) as e:
+    except (KeyError, ValueError, SafetensorError) as e:
         damaged = _tensors(where) if isinstance(e, SafetensorError) else _facts(where)
         raise OutputError(f"{str(damaged)!r} is damaged: {e}. run.restart=true learns it anew") from e
     states: list[Tensors] = [{} for _ in range(facts["passes"])]
     for name, tensor in flat.items():
         number, _, rest = name.partition("/")
         states[int(number)][rest] = tensor
-    return Learned(facts["key"], states)
+    return Learned(facts["key"], states, facts["inputs"])
 
 
 def _tensors(where: Home) -> Path:

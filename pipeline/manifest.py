@@ -17,10 +17,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import File, Part, Task
+from pipeline.core import File, Part, Task, whole
 from pipeline.errors import OutputError
 from pipeline.files import Home, home, storage, write_bytes, write_json
 
@@ -135,11 +136,10 @@ class Manifest:
 
     def _difference(self, old: Identity, new: Identity) -> str:
         keys = [k for k in sorted(old.keys() | new.keys(), key=_rank) if old.get(k) != new.get(k)]
-        shown = "; ".join(f"{k} was {_short(old.get(k))}, now {_short(new.get(k))}" for k in keys[:5])
-        more = f"; and {len(keys) - 5} more" if len(keys) > 5 else ""
+        shown = "; ".join(few([_change(k, old.get(k), new.get(k)) for k in keys]))
         target = self.where.root / self.where.single if self.where.single else self.where.root
         return (
-            f"{str(target)!r} holds the result of another configuration: {shown}{more}. Choose another sink.path, or "
+            f"{str(target)!r} holds the result of another configuration: {shown}. Choose another sink.path, or "
             "run.restart=true to replace it"
         )
 
@@ -196,8 +196,16 @@ class Manifest:
         """
         if self.where.single:
             return []
-        here = {split.id for task in tasks for split in task.splits}
-        return [part for part in self._parts.values() if here.isdisjoint(part.splits) and self._whole(part)]
+        here = {whole(split.id) for task in tasks for split in task.splits}
+        gone = [part for part in self._parts.values() if here.isdisjoint(map(whole, part.splits))]
+        return [part for part in gone if self._whole(part)]
+
+    def changed(self, tasks: Sequence[Task]) -> list[str]:
+        """What became of the input since the parts of these tasks were made, one line for each file."""
+        parts = self._parts.values()
+        before = {whole(id_): v for part in parts for id_, v in zip(part.splits, part.versions, strict=False)}
+        now = {whole(split.id): split.version for task in tasks for split in task.splits}
+        return list(differences(before, now, came=bool(self.where.single)))  # its one part is made of all splits
 
     # ---- finishing
 
@@ -240,9 +248,42 @@ class Manifest:
                 (self.where.root / path).unlink(missing_ok=True)
 
 
+def differences(before: Mapping[str, str], now: Mapping[str, str], *, came: bool = True) -> Iterator[str]:
+    """How the versions of input files differ; `came` tells also which are there on one side alone."""
+    for name in sorted(before.keys() & now.keys()):
+        if before[name] != now[name]:
+            yield f"{name} changed (was {_version(before[name])}, now {_version(now[name])})"
+    if came:
+        yield from (f"{name} is new" for name in sorted(now.keys() - before.keys()))
+        yield from (f"{name} is gone" for name in sorted(before.keys() - now.keys()))
+
+
+def _version(version: str) -> str:
+    """A version in words, if it is size and modification time."""
+    size, _, time = version.partition(":")
+    if not (size.isdecimal() and time.isdecimal()):
+        return version
+    when = datetime.fromtimestamp(int(time) / 1e9, UTC).isoformat(timespec="milliseconds")
+    return f"{int(size):,} bytes of {when}"
+
+
+def few(lines: Sequence[str], most: int = 5) -> list[str]:
+    """The first lines, and how many there are more."""
+    return [*lines[:most], *([f"and {len(lines) - most:,} more"] if len(lines) > most else [])]
+
+
 def _rank(key: str) -> tuple[bool, str]:
     """What a person has set comes before what follows from it."""
     return key.startswith(("code.", "input.", "output.", "version")), key
+
+
+def _change(key: str, old: object, new: object) -> str:
+    """What became of a key; of code and secrets only digests are kept."""
+    if key.startswith("code.") and old is not None and new is not None:
+        return f"the code of {key.removeprefix('code.')} changed"
+    if all(str(value).startswith("scrypt:") for value in (old, new)):
+        return f"{key} changed (a secret)"
+    return f"{key} was {_short(old)}, now {_short(new)}"
 
 
 def _short(value: object) -> str:
@@ -282,4 +323,5 @@ def _drop_torn_line(journal: Path) -> None:
 
 def _part(record: dict[str, Any]) -> Part:
     files = tuple(File(**file) for file in record.pop("files"))
-    return Part(**{**record, "files": files, "splits": tuple(record["splits"])})
+    lists = {name: tuple(record.get(name, ())) for name in ("splits", "versions")}
+    return Part(**{**record, **lists, "files": files})

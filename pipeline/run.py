@@ -28,11 +28,12 @@ from pipeline.core import (
     Task,
     Tensors,
     Transform,
+    whole,
 )
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
 from pipeline.files import Home, home, lock, release_files, write_json
 from pipeline.layout import Kind, Layout, Selection, layout
-from pipeline.manifest import Manifest, digest
+from pipeline.manifest import Manifest, differences, digest, few
 from pipeline.memory import Memory
 from pipeline.plan import Plan, counted, tasks
 from pipeline.policy import Conversion
@@ -180,6 +181,8 @@ def run(
             return _nothing_to_do(stage, list(done.values()), time.perf_counter() - start)
         if done:
             log.info("%d of %d parts are there already", len(done), len(work))
+        for line in few(manifest.changed(pending)):
+            log.info("the input changed since its part was made: %s", line)
         for part in manifest.vanished(work):
             log.warning("%s is no longer in the input; its part stays (run.restart=true drops it)", part.splits[0])
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
@@ -367,10 +370,11 @@ def _fit(stage: Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
     key = _fit_key(stage)
     kept = None if stage.options.restart else fitted.load(stage.where)
     if kept is not None and kept.key != key and started and stage.options.fit == "check":
+        told = "; ".join(few(list(differences(kept.inputs, _versions(stage)))))
         raise OutputError(
-            f"{stage.sink.path!r} was made with what {_name(transform)} learned from another input: files came, went "
-            "or changed. run.restart=true learns anew and replaces all parts, run.fit=keep applies what it learned to "
-            "the new input"
+            f"{stage.sink.path!r} was made with what {_name(transform)} learned from another input: {told}. "
+            "run.restart=true learns anew and replaces all parts, run.fit=keep applies what it learned to the new "
+            "input, and another sink.path leaves this output as it is"
         )
     keeps = started and stage.options.fit == "keep"  # before the first part, the configuration may have been another
     lanes: list[Any] = []
@@ -379,8 +383,14 @@ def _fit(stage: Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
         current = taught(transform, states, stage.device)
     else:
         current, states, lanes = learn(stage)
-        fitted.save(stage.where, key, states, {"transform": _name(transform), "rows": stage.plan.rows})
+        facts = {"transform": _name(transform), "rows": stage.plan.rows}
+        fitted.save(stage.where, key, states, _versions(stage), facts)
     return current, digest([{name: _bits(t) for name, t in sorted(state.items())} for state in states]), lanes
+
+
+def _versions(stage: Stage) -> dict[str, str]:
+    """The version of each input file."""
+    return {whole(split.id): split.version for split in stage.plan.splits}
 
 
 def _fit_key(stage: Stage) -> str:

@@ -319,7 +319,8 @@ class _Tally:
         files = self.writer.close()
         ids = tuple(split.id for split in self.task.splits)
         counts = dict(sorted(self.nulls_in.items())), dict(sorted(self.nulls_out.items()))
-        return Part(self.task.key, self.task.index, ids, self.rows_in, self.rows_out, files, *counts)
+        versions = tuple(split.version for split in self.task.splits)
+        return Part(self.task.key, self.task.index, ids, self.rows_in, self.rows_out, files, *counts, versions)
 
 
 def _apart(tensors: Tensors) -> tuple[Tensors, Validity]:

@@ -248,6 +248,97 @@ def test_nothing_to_do_in_a_sweep_needs_all_jobs_to_have_nothing(here: Path, fro
     assert front(*args, place, "batch.rows=1,2", "device=cpu,cuda:9")[0] == 2
 
 
+# ---- changes between runs --------------------------------------------------------------------------------------------
+
+
+def saved(rows: int, name: str) -> None:
+    Path("in").mkdir(exist_ok=True)
+    np.save(f"in/{name}.npy", np.arange(rows, dtype=np.float32))
+
+
+FOLDERS = ("source=npy", "source.path=in", "sink=npy", "sink.path=out", "log.progress=none", "device=cpu")
+
+
+def outcome(front: Front, *args: str) -> tuple[int, int, list[float], str]:
+    """Parts made, parts in all, the values of the output, and what was said."""
+    code, out, err = front("--config-dir", "my_conf", "transform=mine", *FOLDERS, *args)
+    assert code == 0, err
+    parts = pipeline.read_manifest("out")["parts"]
+    values = np.concatenate([np.load(f"out/{f['path']}") for part in parts for f in part["files"]])
+    assert len(list(Path("out").glob("*.npy"))) == len(parts)
+    return json.loads(out[-1])["parts_made"], len(parts), values.tolist(), err
+
+
+def test_files_that_come_change_and_go_are_each_told_and_cost_their_own_part(here: Path, front: Front) -> None:
+    """New ones alone; a changed one again, even if it has other rows; a part that has lost its file stays."""
+    saved(2, "a")
+    saved(3, "b")
+    assert outcome(front)[:3] == (2, 2, [0, 2, 0, 2, 4])
+    saved(1, "c")
+    assert outcome(front)[:3] == (1, 3, [0, 2, 0, 2, 4, 0])
+    saved(4, "b")
+    made, parts, values, err = outcome(front)
+    assert (made, parts, values) == (1, 3, [0, 2, 0, 2, 4, 6, 0])
+    assert "the input changed since its part was made: b.npy changed (was 140 bytes of 20" in err
+    assert ", now 144 bytes of 20" in err
+    Path("in/a.npy").unlink()
+    saved(2, "d")
+    made, parts, values, err = outcome(front)
+    assert (made, parts, values) == (1, 4, [0, 2, 0, 2, 4, 6, 0, 0, 2])
+    assert "a.npy:0-2 is no longer in the input; its part stays (run.restart=true drops it)" in err
+    assert outcome(front, "run.restart=true")[1:3] == (3, [0, 2, 4, 6, 0, 0, 2])
+
+
+def test_a_single_file_is_made_again_and_says_why(here: Path, front: Front) -> None:
+    """Its one part is made of all files."""
+    args = ("--config-dir", "my_conf", "transform=mine", *FOLDERS, "sink.path=one.npy")
+    saved(2, "a")
+    saved(2, "b")
+    assert front(*args)[0] == 0
+    saved(1, "b")
+    saved(1, "c")
+    Path("in/a.npy").unlink()
+    code, _, err = front(*args)
+    assert code == 0
+    for words in ("b.npy changed (was 136 bytes", "c.npy is new", "a.npy is gone"):
+        assert f"the input changed since its part was made: {words}" in err
+    assert np.load("one.npy").tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "args", "words"),
+    [
+        ("", ("transform.by=5.0",), "transform.by was 2.0, now 5.0. Choose another sink.path, or run.restart=true"),
+        ("", ("run.seed=3",), "run.seed was 0, now 3. Choose another sink.path, or run.restart=true"),
+        ("# other\n", (), "the code of usercode.twice changed. Choose another sink.path, or run.restart=true"),
+    ],
+    ids=["transform", "seed", "code"],
+)
+def test_what_changed_is_named_with_the_ways_out(
+    here: Path, front: Front, change: str, args: tuple[str, ...], words: str
+) -> None:
+    """Old and new value of a key; both ways work."""
+    mine("twice\nby: 2.0")
+    assert front(*MINE)[0] == 0
+    with Path("usercode.py").open("a") as code_file:
+        code_file.write(change)
+    code, _, err = front(*MINE, *args)
+    assert code == 73
+    assert words in err
+    assert front(*MINE, *args, "sink.path=other.npy")[0] == 0
+    assert front(*MINE, *args, "run.restart=true")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "key", ["device=null", "batch.rows=3", "stream.depth=0", "log.every=1", "run.threads=2", "run.batch_timeout=60"]
+)
+def test_what_decides_no_bytes_invalidates_nothing(here: Path, front: Front, key: str) -> None:
+    """Where and how fast it runs."""
+    assert front(*MINE)[0] == 0
+    code, out, err = front(*MINE, key)
+    assert (code, json.loads(out[-1])["state"]) == (0, "nothing to do"), err
+
+
 # ---- manners ---------------------------------------------------------------------------------------------------------
 
 

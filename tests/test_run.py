@@ -332,13 +332,34 @@ def test_new_input_for_a_fitted_transform_needs_a_word(tmp_path: Path) -> None:
     """Refused by default; `fit=keep` applies what was learned; a restart learns anew and redoes all."""
     out = tmp_path / "a"
     run_rows(Rows(table(200)), Centre(), out, columns=["x"], carry="none")
-    with pytest.raises(OutputError, match=r"learned from another input.*run.restart=true.*run.fit=keep"):
-        run_rows(Rows(table(300)), Centre(), out, columns=["x"], carry="none")
+    words = (
+        r"learned from another input: rows-0 changed \(was 1, now 2\); rows-200 is new\. "
+        r"run.restart=true.*run.fit=keep.*another sink.path"
+    )
+    with pytest.raises(OutputError, match=words):
+        run_rows(Rows(table(300), versions={0: "2"}), Centre(), out, columns=["x"], carry="none")
+    with pytest.raises(OutputError, match="learned from another input: rows-100 is gone"):
+        run_rows(Rows(table(100)), Centre(), out, columns=["x"], carry="none")
     summary = run_rows(Rows(table(300)), Centre(), out, columns=["x"], carry="none", fit="keep")
     assert summary["parts_made"] == 1
     assert np.allclose(read(out)["x"], np.arange(300) - 99.5)
     run_rows(Rows(table(300)), Centre(), out, columns=["x"], carry="none", restart=True)
     assert np.allclose(read(out)["x"], np.arange(300) - 149.5)
+
+
+def test_a_state_that_was_exchanged_is_refused(tmp_path: Path) -> None:
+    """The parts were made with another one. Half a state, of a run that was killed, is none."""
+    out = tmp_path / "a"
+    run_rows(Rows(table()), Centre(), out, columns=["x"], carry="none")
+    run_rows(Rows(table(100)), Centre(), tmp_path / "b", columns=["x"], carry="none")
+    state = out / "_pipeline/fit.safetensors"
+    mine = state.read_bytes()
+    state.write_bytes((tmp_path / "b/_pipeline/fit.safetensors").read_bytes())
+    with pytest.raises(OutputError, match=r"fit.safetensors' is damaged: it is not the state.*run.restart=true"):
+        run_rows(Rows(table()), Centre(), out, columns=["x"], carry="none")
+    (out / "_pipeline/fit.json").unlink()
+    assert run_rows(Rows(table()), Centre(), out, columns=["x"], carry="none")["state"] == "nothing to do"
+    assert state.read_bytes() == mine
 
 
 def test_the_part_of_vanished_input_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
