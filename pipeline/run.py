@@ -28,6 +28,7 @@ from pipeline.core import (
     Task,
     Tensors,
     Transform,
+    rowwise,
     whole,
 )
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
@@ -142,7 +143,7 @@ class Stage:
             options.seed,
             self.ways,
             advance,
-            Watchdog(options.batch_timeout, self._leave),
+            Watchdog(options.batch_timeout, self._leave) if options.batch_timeout else Watchdog(),
         )
 
     def _leave(self, message: str) -> None:
@@ -268,9 +269,8 @@ def prepare(
     )
     ways = Ways(kinds, exits, stored, out.rows is not None, dict(out.like))
     where = home(os.fspath(sink.path), single=sink.single)
-    return Stage(
-        source, transform, sink, engine, device, options, where, stage_plan, ways, _identity(options, stage_plan)
-    )
+    identity = _identity(options, stage_plan, transform)
+    return Stage(source, transform, sink, engine, device, options, where, stage_plan, ways, identity)
 
 
 def _settle(transform: Transform, device: Device) -> None:
@@ -328,11 +328,16 @@ def _check_narrow(kinds: Mapping[str, Kind], chosen: Layout, like: Mapping[str, 
             )
 
 
-def _identity(options: Options, made: Plan) -> Mapping[str, Any]:
-    """What decides the bytes of a part, as flat keys that a message can name."""
+def _identity(options: Options, made: Plan, transform: Transform) -> Mapping[str, Any]:
+    """What decides the bytes of a part, as flat keys that a message can name.
+
+    The rows of a batch are among it where a row of the output depends on the rows beside it.
+    """
+    batch = {"batch.rows": made.batch_rows} if rowwise(transform) is False else {}
     libraries = {name: ".".join(text.split(".")[:2]) for name, text in versions().items() if name in _DECIDING}
     return {
         **options.identity,
+        **batch,
         **{f"version.{name}": text for name, text in libraries.items()},
         **{f"input.{f.name}": describe(f) for f in made.layout.schema.fields},
         **{f"output.{f.name}": describe(f) for f in made.stored.fields},

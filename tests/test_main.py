@@ -187,9 +187,7 @@ def test_a_sweep_over_devices_names_every_failed_job(here: Path, front: Front) -
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(
-    "swept", [("run.seed=1,2", "batch.rows=2,4"), ("batch.rows=2,4", "run.seed=1,2"), ("run.seed=1,2,3,4",)]
-)
+@pytest.mark.parametrize("swept", [("run.seed=1,2", "batch.rows=2,4"), ("run.seed=1,2,3,4",)])
 def test_two_jobs_with_one_output_are_refused_before_any_work(here: Path, front: Front, swept: tuple[str, ...]) -> None:
     """Exit code 2 for the sweep, with both jobs and the ways out; not even the first job has started."""
     code, out, err = front("-m", *MINE, *swept)
@@ -243,9 +241,8 @@ def test_nothing_to_do_in_a_sweep_needs_all_jobs_to_have_nothing(here: Path, fro
     place = "sink.path=out/${batch.rows}.npy"
     assert front(*args, place, "batch.rows=1,2")[0] == 0
     assert front(*args, place, "batch.rows=1,2")[0] == 99
-    assert front(*args, place, "batch.rows=1,2,3,4")[0] == 0
-    assert front(*args, place, "batch.rows=1,2,3,4", "run.nothing_to_do=ok")[0] == 0
-    assert front(*args, place, "batch.rows=1,2", "device=cpu,cuda:9")[0] == 2
+    assert front(*args, place, "batch.rows=2,3")[0] == 0
+    assert front(*args, "sink.path=out/${batch.rows}-${device}.npy", "batch.rows=1", "device=cpu,cuda:9")[0] == 2
 
 
 # ---- changes between runs --------------------------------------------------------------------------------------------
@@ -325,17 +322,14 @@ def test_what_changed_is_named_with_the_ways_out(
     code, _, err = front(*MINE, *args)
     assert code == 73
     assert words in err
-    assert front(*MINE, *args, "sink.path=other.npy")[0] == 0
-    assert front(*MINE, *args, "run.restart=true")[0] == 0
+    assert front(*MINE, *args, *(["run.restart=true"] if change else ["sink.path=other.npy"]))[0] == 0
 
 
-@pytest.mark.parametrize(
-    "key", ["device=null", "batch.rows=3", "stream.depth=0", "log.every=1", "run.threads=2", "run.batch_timeout=60"]
-)
-def test_what_decides_no_bytes_invalidates_nothing(here: Path, front: Front, key: str) -> None:
+def test_what_decides_no_bytes_invalidates_nothing(here: Path, front: Front) -> None:
     """Where and how fast it runs."""
     assert front(*MINE)[0] == 0
-    code, out, err = front(*MINE, key)
+    keys = ("batch.rows=3", "stream.depth=0", "log.every=1", "run.threads=2", "run.batch_timeout=60", "run.lock=wait")
+    code, out, err = front(*MINE, "device=null", *keys)
     assert (code, json.loads(out[-1])["state"]) == (0, "nothing to do"), err
 
 
@@ -411,7 +405,7 @@ def test_secrets_are_neither_shown_nor_kept(here: Path, front: Front, monkeypatc
     assert report["config"]["transform"]["address"] == "db:***@there"
     code, _, err = front(*MINE, "transform.api_token=other-one")
     assert code == 73
-    assert 'transform.api_token was "scrypt:' in err
+    assert "transform.api_token changed (a secret)" in err
 
 
 def test_a_secret_of_the_command_line_is_masked_before_anything_is_composed(here: Path, front: Front) -> None:
@@ -641,7 +635,8 @@ def wraps(t):
         raise RuntimeError("wrapped") from e
 """)
     mine("wraps")
-    code, out, err = front("-m", *MINE, "stream.depth=0", "batch.rows=2,3")
+    place = "sink.path=${hydra:job.override_dirname}"
+    code, out, err = front("-m", *MINE, place, "stream.depth=0", "batch.rows=2,3")
     assert (code, json.loads(out[-1])["code"]) == (143, 143)
     assert "stopped by SIGTERM" in err
     assert len(out) == 1

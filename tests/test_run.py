@@ -347,6 +347,20 @@ def test_new_input_for_a_fitted_transform_needs_a_word(tmp_path: Path) -> None:
     assert np.allclose(read(out)["x"], np.arange(300) - 149.5)
 
 
+def test_the_batch_counts_where_rows_depend_on_their_neighbours(tmp_path: Path) -> None:
+    """A resumed run would mix two results; a row-wise transform gives the same in any batches."""
+
+    def ranks(tensors: Any) -> Any:
+        return {"x": tensors["x"].argsort()}
+
+    run_rows(Rows(table()), ranks, tmp_path / "a", columns=["x"])
+    assert run_rows(Rows(table()), ranks, tmp_path / "a", columns=["x"], batch_rows=7)["state"] == "nothing to do"
+    ranks.rowwise = False  # type: ignore[attr-defined]
+    run_rows(Rows(table()), ranks, tmp_path / "b", columns=["x"])
+    with pytest.raises(OutputError, match=r"batch.rows was 16, now 7. Choose another sink.path, or run.restart=true"):
+        run_rows(Rows(table()), ranks, tmp_path / "b", columns=["x"], batch_rows=7)
+
+
 def test_a_state_that_was_exchanged_is_refused(tmp_path: Path) -> None:
     """The parts were made with another one. Half a state, of a run that was killed, is none."""
     out = tmp_path / "a"
