@@ -426,12 +426,16 @@ def _acquire(gate: filelock.BaseFileLock, holder: Path, *, wait: bool, timeout: 
 
 
 def release_files(where: Home) -> None:
-    """What a process that ends without unwinding must take with it: temporary files, and its name in the lock.
+    """Remove what a process that ends without unwinding would leave: temporary files, and its name in the lock.
 
-    The lock itself goes with the process.
+    Nothing if the lock is another's, whose files they are. The lock itself goes with the process.
     """
-    shutil.rmtree(where.temp, ignore_errors=True)
-    (where.state / "lock.json").unlink(missing_ok=True)
+    name = where.state / "lock.json"
+    with suppress(OSError, ValueError):
+        who = json.loads(name.read_bytes())
+        if (who.get("pid"), who.get("host")) == (os.getpid(), os.uname().nodename):
+            shutil.rmtree(where.temp, ignore_errors=True)
+            name.unlink()
 
 
 def holder(state: Path) -> str:

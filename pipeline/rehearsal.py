@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -35,6 +36,8 @@ class Rehearsal(Callback):
             rehearse(config)
         except ConfigError as e:
             raise SystemExit(e) from e
+        except (HydraException, OmegaConfBaseException):
+            return  # a job that does not compose: the sweeper meets it next, and says so
 
 
 def rehearse(master: DictConfig) -> None:

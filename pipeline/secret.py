@@ -8,6 +8,7 @@ and from nothing else.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,13 +60,20 @@ class Mask:
 
     def learn(self, config: Any, environment: Mapping[str, str]) -> None:
         """The secrets of a plain configuration, interpolations resolved or not."""
-        self.values.update(found for found in _secrets(config, environment) if len(found) >= _LEAST)
+        for found in _secrets(config, environment):
+            self._add(found)
 
     def learn_override(self, text: str) -> None:
         """The secret of a ``key=value``, if it is one."""
         key, equals, value = text.lstrip("+").partition("=")
-        if equals and is_secret(key) and len(plain := value.strip("'\"")) >= _LEAST:
-            self.values.add(plain)
+        if equals and is_secret(key):
+            self._add(value.strip("'\""))
+
+    def _add(self, value: str) -> None:
+        """Learn a value, also as it stands in JSON or in Python's quotes."""
+        if len(value) >= _LEAST:
+            quoted = json.dumps(value), json.dumps(value, ensure_ascii=False), repr(value)
+            self.values.update([value, *(each[1:-1] for each in quoted)])
 
     def text(self, text: str) -> str:
         """The text without secrets."""

@@ -23,6 +23,7 @@ from pipeline.files import (
     find,
     home,
     lock,
+    release_files,
     storage_error,
     version,
     write_bytes,
@@ -418,6 +419,21 @@ finally:
             waiting.send_signal(number)
             assert waiting.communicate(timeout=30)[0] == f"{int(number)}\n"
         assert json.loads((tmp_path / "lock.json").read_bytes())["pid"] == process.pid
+        process.communicate("")
+
+
+def test_who_ends_at_once_takes_its_own_files_and_nobody_elses(where: Home) -> None:
+    """Temporary files belong to the holder of the lock."""
+    where.temp.mkdir(parents=True)
+    with lock(where.state):
+        release_files(where)
+        assert not where.temp.exists()
+        assert not (where.state / "lock.json").exists()
+    where.temp.mkdir()
+    with hold(where.state) as process:
+        release_files(where)
+        assert where.temp.exists()
+        assert json.loads((where.state / "lock.json").read_bytes())["pid"] == process.pid
         process.communicate("")
 
 

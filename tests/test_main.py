@@ -213,6 +213,13 @@ def test_jobs_with_outputs_of_their_own_run(here: Path, front: Front, place: str
     assert len({json.loads(line)["output"] for line in out}) == 2
 
 
+def test_a_job_that_does_not_compose_is_named_as_ever(here: Path, front: Front) -> None:
+    """By Hydra's sweeper, before any job runs."""
+    code, _, err = front("-m", *NPY, "transform=identity,nothing")
+    assert code == 2
+    assert err.startswith("Config error: transform=nothing: there is no such option")
+
+
 def test_actions_that_write_nothing_may_share_an_output(here: Path, front: Front) -> None:
     """Two plans for one place harm nobody."""
     assert front("-m", *MINE, "action=plan", "run.seed=1,2")[0] == 0

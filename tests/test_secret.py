@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pytest
@@ -74,6 +75,16 @@ def test_passwords_in_addresses_need_no_key() -> None:
     """The user and the host stay."""
     assert Mask().text("cannot open s3://me:hunter22@host/a:b@c") == f"cannot open s3://me:{HIDDEN}@host/a:b@c"
     assert Mask().text("see https://example.org/a and me@host:22") == "see https://example.org/a and me@host:22"
+
+
+def test_a_secret_is_found_as_json_and_as_python_show_it() -> None:
+    """With its quotes, line ends and letters escaped."""
+    secret = "pä\"s's\nword"
+    mask = learned({"token": secret})
+    for shown in (secret, json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)):
+        masked = mask.text(f"it is {shown}")
+        assert HIDDEN in masked
+        assert "word" not in masked
 
 
 def test_a_longer_secret_is_masked_before_one_inside_it() -> None:
