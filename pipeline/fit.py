@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import Tensors
 from pipeline.errors import OutputError
-from pipeline.files import Home, write_bytes, write_json
+from pipeline.files import Home, read_bytes, write_bytes, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,11 +37,12 @@ def load(where: Home) -> Learned | None:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    try:
-        facts = json.loads(_facts(where).read_bytes())
-        flat = from_bytes(_tensors(where).read_bytes())
-    except FileNotFoundError:
+    said, kept = read_bytes(_facts(where)), read_bytes(_tensors(where))
+    if said is None or kept is None:
         return None
+    try:
+        facts = json.loads(said)
+        flat = from_bytes(kept)
     except (ValueError, SafetensorError) as e:
         damaged = _tensors(where) if isinstance(e, SafetensorError) else _facts(where)
         raise OutputError(f"{str(damaged)!r} is damaged: {e}. run.restart=true learns it anew") from e

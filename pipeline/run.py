@@ -28,9 +28,10 @@ from pipeline.core import (
     Task,
     Tensors,
     Transform,
+    rowwise,
 )
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
-from pipeline.files import Home, home, lock, write_json
+from pipeline.files import Home, home, lock, scratch, write_json
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.manifest import Manifest, digest
 from pipeline.plan import Plan, counted, tasks
@@ -148,7 +149,7 @@ def run(
     stage = prepare(source, transform, sink, engine, device, options)
     _check_places(stage)
     durable = getattr(sink, "durability", "full") == "full"
-    with lock(stage.where.state):
+    with lock(stage.where.state), scratch(stage.where):
         manifest = Manifest(stage.where, durable=durable)
         manifest.open(stage.identity, restart=options.restart)
         transform, learned, fit_lanes = _fit(stage, started=bool(manifest.parts))
@@ -161,6 +162,7 @@ def run(
             log.info("%d of %d parts are there already", len(done), len(work))
         for part in manifest.vanished(work):
             log.warning("%s is no longer in the input; its part stays (run.restart=true drops it)", part.splits[0])
+        manifest.withdraw()
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
         with progress("rows", rows, options.progress, options.every) as advance:
             worker = stage.worker(transform, advance)
@@ -240,7 +242,16 @@ def prepare(
     ways = Ways(kinds, exits, stored, out.rows is not None, dict(out.like))
     where = home(os.fspath(sink.path), single=sink.single)
     return Stage(
-        source, transform, sink, engine, device, options, where, stage_plan, ways, _identity(options, stage_plan)
+        source,
+        transform,
+        sink,
+        engine,
+        device,
+        options,
+        where,
+        stage_plan,
+        ways,
+        _identity(options, stage_plan, transform),
     )
 
 
@@ -299,11 +310,15 @@ def _check_narrow(kinds: Mapping[str, Kind], chosen: Layout, like: Mapping[str, 
             )
 
 
-def _identity(options: Options, made: Plan) -> Mapping[str, Any]:
-    """What decides the bytes of a part, as flat keys that a message can name."""
+def _identity(options: Options, made: Plan, transform: Transform) -> Mapping[str, Any]:
+    """What decides the bytes of a part, as flat keys that a message can name.
+
+    How rows are batched is among it only for a transform that says that its rows depend on each other.
+    """
     libraries = {name: ".".join(text.split(".")[:2]) for name, text in versions().items() if name in _DECIDING}
     return {
         **options.identity,
+        **({"batch.rows": made.batch_rows} if rowwise(transform) is False else {}),
         **{f"version.{name}": text for name, text in libraries.items()},
         **{f"input.{f.name}": describe(f) for f in made.layout.schema.fields},
         **{f"output.{f.name}": describe(f) for f in made.stored.fields},
