@@ -492,12 +492,19 @@ _at_work: set[Home] = set()
 
 def sweep(where: Home) -> None:
     """Remove what is under construction, as far as that can be done: whatever stays, no reader sees it."""
-    with suppress(OSError):  # rmtree raises some errors even so
-        shutil.rmtree(where.temp, ignore_errors=True)
+    _remove(where.temp)
     for folder in {where.state, where.markers}:
         with suppress(OSError):
             for left in [p for p in folder.iterdir() if _TEMPORARY.fullmatch(p.name)]:
                 left.unlink()
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):  # it is empty unless a run was killed
+        folder.rmdir()
+        return
+    with suppress(OSError):  # rmtree raises some errors even so
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")

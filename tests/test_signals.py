@@ -17,9 +17,10 @@ HANGS = ("transform=identity", "transform._target_=tests.faults.hang")
 
 
 def moments(format_: str) -> list[Fault]:
-    """Every call of a clean run, from the listing of the input on."""
+    """SIGTERM at every call of a clean run, from the listing of the input on; SIGINT, which goes the same way, at some."""
     calls = clean(format_, hydra=True).ending.counts["any"]
-    return [Fault("any", k, how) for k in range(1, calls + 1) for how in CODES]
+    term = [Fault("any", k, "term") for k in range(1, calls + 1)]
+    return term + [Fault("any", k, "int") for k in range(1, calls + 1, 4)]
 
 
 def check(job: Job, fault: Fault) -> None:
