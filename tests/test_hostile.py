@@ -19,12 +19,12 @@ FORMATS = ("npy", "npz", "parquet")
 BATCH = 100
 
 
-def outcomes(format_: str, seeds: Iterable[int]) -> list[dict[str, Any]]:
+def outcomes(seeds: Iterable[str]) -> list[dict[str, Any]]:
     """What came of each seed. One that ended its process is followed by those after it in another."""
     left, found = list(seeds), list[dict[str, Any]]()
     while left:
         some, left = left[:BATCH], left[BATCH:]
-        argv = [sys.executable, "-m", "tests.hostile", format_, *map(str, some)]
+        argv = [sys.executable, "-m", "tests.hostile", *some]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -36,13 +36,12 @@ def outcomes(format_: str, seeds: Iterable[int]) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("format_", FORMATS)
-def test_mutations_are_refused_by_name_or_read_as_the_library_reads_them(format_: str) -> None:
+def test_mutations_are_refused_by_name_or_read_as_the_library_reads_them() -> None:
     """The same ones in every run."""
-    found = outcomes(format_, range(40))
-    assert len(found) == 40
+    found = outcomes(f"{format_}-{i}" for format_ in FORMATS for i in range(30))
+    assert len(found) == 90
     assert [one for one in found if one["trouble"]] == []
-    assert sum(one["code"] == 65 for one in found) > 5
+    assert {one["code"] for one in found} == {0, 65}
 
 
 @pytest.mark.slow
@@ -50,7 +49,7 @@ def test_mutations_are_refused_by_name_or_read_as_the_library_reads_them(format_
 @pytest.mark.parametrize("format_", FORMATS)
 def test_a_thousand_mutations(format_: str) -> None:
     """And others than above."""
-    found = outcomes(format_, range(1000, 2000))
+    found = outcomes(f"{format_}-{i}" for i in range(1000, 2000))
     bad = [one for one in found if one["trouble"]]
     print(f"{format_}: exit codes {Counter(one['code'] for one in found)}, {len(bad)} in trouble")
     assert bad == []
@@ -58,4 +57,4 @@ def test_a_thousand_mutations(format_: str) -> None:
 
 def test_mutations_do_not_change_from_run_to_run() -> None:
     """A failure can be looked into by its seed."""
-    assert [mutated(f, 7) for f in FORMATS] == [mutated(f, 7) for f in FORMATS]
+    assert mutated("npy-7") == mutated("npy-7") != mutated("npy-8")

@@ -17,7 +17,7 @@ HANGS = ("transform=identity", "transform._target_=tests.faults.hang")
 
 
 def moments(format_: str) -> list[Fault]:
-    """SIGTERM at every call of a clean run, from the listing of the input on; SIGINT, which goes the same way, at some."""
+    """SIGTERM at every call of a clean run, from the listing of the input on; at every fourth SIGINT, its like."""
     calls = clean(format_, hydra=True).ending.counts["any"]
     term = [Fault("any", k, "term") for k in range(1, calls + 1)]
     return term + [Fault("any", k, "int") for k in range(1, calls + 1, 4)]
