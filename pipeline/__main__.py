@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from select import select
 from types import FrameType
 from typing import Any
 
@@ -46,12 +47,13 @@ _KEPT = "finished parts are kept: run the same command again"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Nothing is raised but what ends the process at once."""
+    _open_standard_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     door = _Door(args, verbose=os.environ.get("HYDRA_FULL_ERROR") == "1")
     if args == ["--version"]:
         emit(f"tensor-etl-stage {__version__}")
         return 0
-    with _signals(door), _masked(door.mask), _hydra_process(args):
+    with _signals(door), _masked(door.mask), _patience(door), _hydra_process(args):
         try:
             _check_fence(args)
             _hydra_main(door.job)
@@ -368,22 +370,83 @@ def _signals(door: _Door) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = (signal.SIGTERM, signal.SIGINT)
 
     def stop(number: int, _: FrameType | None) -> None:
-        for name in names:
+        for name in _ENDING:
             signal.signal(name, signal.SIG_DFL)
         door.signal = number
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
-    before = [signal.signal(name, stop) for name in names]
+    before = [signal.signal(name, stop) for name in _ENDING]
     try:
         yield
     finally:
-        for name, handler in zip(names, before, strict=True):
+        for name, handler in zip(_ENDING, before, strict=True):
             signal.signal(name, handler)
+
+
+@contextmanager
+def _patience(door: _Door) -> Iterator[None]:
+    """End the process if the end that a signal began takes too long: a transform may hang, or a disk not answer.
+
+    Signals come as bytes through a pipe even while the main thread is in a call that does not return. If the system
+    gave one to another thread, Python would let the main thread wait on for a lock; a second, harmless signal wakes it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    out, in_ = os.pipe()
+    os.set_blocking(in_, False)
+    before = signal.set_wakeup_fd(in_, warn_on_full_buffer=False)
+    woken = signal.signal(_WAKE, lambda *_: None)
+    watch = threading.Thread(target=_watch, args=(door, out), name="pipeline-signals", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(in_)
+        watch.join()
+        signal.signal(_WAKE, woken)
+
+
+def _watch(door: _Door, pipe: int) -> None:
+    """Wait for a signal that ends the run, then for its end, for a second signal, or for too long."""
+    with os.fdopen(pipe, "rb", buffering=0) as signals:
+        while (first := signals.read(1)) and first[0] not in _ENDING:
+            pass
+        if first:
+            signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
+        while first:
+            late = not select([signals], [], [], _GRACE)[0]
+            second = b"" if late else signals.read(1)
+            if not late and not second:
+                return
+            if late or second[0] in _ENDING:
+                _end(door, first[0])
+
+
+def _end(door: _Door, number: int) -> None:
+    """End the process at once. What is under construction goes; the lock goes with the process."""
+    if "pipeline.files" in sys.modules:
+        sys.modules["pipeline.files"].sweep_all()
+    door.stopped(128 + number)
+    os._exit(128 + number)
+
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_WAKE = signal.SIGURG  # ignored by those who have no handler
+_GRACE = 8.0
+"""Seconds that the end of a run may take after a signal. Schedulers kill after ten or more."""
+
+
+def _open_standard_streams() -> None:
+    """Give closed standard streams to the null device: else a data file gets the number that libraries print to."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

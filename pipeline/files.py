@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def find(path: str, suffixes: tuple[str, ...], key: str = "source.path") -> list
     else:
         given = sum(1 for _ in takewhile(lambda part: not _GLOB & set(part), root.parts))
         found = [Path(p) for p in glob.glob(path, recursive=True)]  # noqa: PTH207
-        found = [p for p in found if not p.is_dir() and not any(map(_hidden, p.parts[given:]))]
+        found = [p for p in found if not p.is_dir() and not any(map(_hidden, p.parts[given:])) and not _circles(p)]
     if not found:
         raise InputError(f"{key}: no {' or '.join(suffixes)} file in {path!r}; give a file, a folder or a glob")
     for file in found:
@@ -76,6 +77,12 @@ def _walk(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not _hidden(name)]
         yield from (Path(folder, name) for name in names if not _hidden(name))
+
+
+def _circles(file: Path) -> bool:
+    """Whether the way to a file leads through a link to a folder that it lies in: ``**`` would find it many times."""
+    links = [folder for folder in file.parents if folder.is_symlink()]
+    return any(folder.parent.resolve().is_relative_to(folder.resolve()) for folder in links)
 
 
 def _hidden(name: str) -> bool:
@@ -240,10 +247,8 @@ class Publication:
         return len(view)
 
     def _write(self, view: memoryview) -> None:
-        done = 0
-        while done < len(view):
-            done += self._file.write(view[done:])
-        self._size += done
+        write_all(self._file, view)
+        self._size += len(view)
         if not self._draft:
             self._hash.update(view)
 
@@ -285,7 +290,7 @@ class Publication:
                 os.fsync(self._file.fileno())
             self.close()
             self.final.parent.mkdir(parents=True, exist_ok=True)
-            self.temp.replace(self.final)
+            move(self.temp, self.final)
             self._visible = True
             if self._durable:
                 for depth in range(self.name.count("/") + 1):
@@ -293,10 +298,13 @@ class Publication:
         return File(self.name, self._size, digest, rows)
 
     def abort(self) -> None:
-        """Remove what was written. Harmless after `publish` and when called twice."""
-        try:
+        """Remove what was written. Harmless after `publish` and when called twice.
+
+        What cannot be removed is no failure of its own: no reader sees it, and `scratch` tries again.
+        """
+        with suppress(OSError):
             self.close()
-        finally:
+        with suppress(OSError):
             self.temp.unlink(missing_ok=True)
 
     def retract(self) -> None:
@@ -307,9 +315,9 @@ class Publication:
         self.abort()
         if not self._visible:
             return
-        self.final.unlink(missing_ok=True)
-        for depth in range(self.name.count("/")):
-            with suppress(OSError):
+        with suppress(OSError):
+            self.final.unlink(missing_ok=True)
+            for depth in range(self.name.count("/")):
                 self.final.parents[depth].rmdir()
 
 
@@ -317,6 +325,31 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, as hex digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
+    """Write every byte: an unbuffered file may take fewer, as on a disk that is almost full, without an error."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def move(temp: Path, final: Path) -> None:
+    """Give a file its final name. An error is none if the name is the file's: the answer of a server may get lost."""
+    file = temp.stat()
+    try:
+        temp.replace(final)
+    except OSError:
+        if temp.exists() or not final.exists() or not os.path.samestat(file, final.stat()):
+            raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, those above it too, so that their names survive power loss."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -330,53 +363,69 @@ def sync_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace a small file atomically."""
-    temp = path.with_name(f".{path.name}.{uuid4().hex}")
+    temp = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     with storage(path):
         try:
-            with temp.open("xb") as f:
-                f.write(data)
-                f.flush()
+            with open(temp, "xb", buffering=0) as f:  # noqa: PTH123
+                write_all(f, data)
                 if durable:
                     os.fsync(f.fileno())
-            temp.replace(path)
-        finally:
-            temp.unlink(missing_ok=True)
+            move(temp, path)
+        except BaseException:
+            with suppress(OSError):
+                temp.unlink(missing_ok=True)
+            raise
         if durable:
             sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace a small JSON file atomically; keys keep their order."""
-    write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n", durable=durable)
+    write_bytes(path, to_json(value), durable=durable)
+
+
+def to_json(value: Any) -> bytes:
+    """A JSON value as people can read it."""
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """What a small file holds, or None if it is not there."""
+    with storage(path, "reading"):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
 
 
 @contextmanager
-def storage(path: Path) -> Iterator[None]:
-    """Turn an OSError into the error that says whether to try again, naming the file."""
+def storage(path: Path, doing: str = "writing") -> Iterator[None]:
+    """Turn an OSError into the error that says whether to try again, naming the file.
+
+    Args:
+        path: what the user knows it as, which is not the temporary name.
+        doing: writing, reading or creating. Only what is created first can be on a disk that never was writable; one
+            that becomes so later has failed.
+    """
     try:
         yield
     except PipelineError:
         raise
     except OSError as e:
-        raise storage_error(path, e) from e
+        raise storage_error(path, e, doing) from e
 
 
-def storage_error(path: Path, e: OSError) -> PipelineError:
+def storage_error(path: Path, e: OSError, doing: str = "writing") -> PipelineError:
     """The error for a failed operation on an output file."""
-    message = f"writing {str(path)!r} failed: {e.strerror or e}"
+    message = f"{doing} {str(path)!r} failed: {e.strerror or e}"
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
         return RetryError(f"{message}. Finished parts are kept: make space and run the same command again")
-    if e.errno in (
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EEXIST,
-        errno.ENAMETOOLONG,
-    ):
+    if e.errno in _NOT_HERE or (e.errno == errno.EROFS and doing == "creating"):
         return OutputError(f"{message}. Choose another sink.path or its permissions")
     return StorageError(f"{message}. Finished parts are kept: run the same command again")
+
+
+_NOT_HERE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 # ---- one writer ------------------------------------------------------------------------------------------------------
@@ -394,24 +443,32 @@ def lock(folder: Path, *, wait: bool = False, timeout: float | None = None) -> I
     Raises:
         RetryError: another run holds it, or still holds it after `timeout`; the message says which.
     """
-    holder = folder / "lock.json"
-    with storage(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        gate = filelock.FileLock(folder / "lock")
+    holder, gate = folder / "lock.json", filelock.FileLock(folder / "lock")
+    with storage(folder, "creating"):
+        make_folder(folder)
         waited = _acquire(gate, holder, wait=wait, timeout=timeout)
     try:
         write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": _now()}, durable=False)
         yield waited
     finally:
-        holder.unlink(missing_ok=True)
-        gate.release()
+        with suppress(OSError):  # the work is done, and the end of the process gives the lock back too
+            holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            gate.release()
+
+
+_PATIENCE = 2.0
+"""Seconds that a holder gets who has not said yet who it is, or has just left."""
 
 
 def _acquire(gate: filelock.BaseFileLock, holder: Path, *, wait: bool, timeout: float | None) -> bool:
     """Take the lock; whether that took waiting."""
-    with suppress(filelock.Timeout):
-        gate.acquire(timeout=0)
-        return False
+    for patience in (0, _PATIENCE):
+        with suppress(filelock.Timeout):
+            gate.acquire(timeout=patience)
+            return False
+        if holder.exists():
+            break
     if not wait:
         raise RetryError(f"another run is writing this output: {_holder(holder)}. Try again later, or run.lock=wait")
     log.warning("waiting for another run to finish with this output: %s", _holder(holder))
@@ -455,3 +512,45 @@ def _now() -> str:
     from datetime import UTC, datetime
 
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def scratch(where: Home) -> Iterator[None]:
+    """Nothing is under construction before the block, nor after it. For the one who holds the lock."""
+    sweep(where)
+    _at_work.add(where)
+    try:
+        yield
+    finally:
+        _at_work.discard(where)
+        sweep(where)
+
+
+_at_work: set[Home] = set()
+"""Outputs of this process that have something under construction."""
+
+
+def sweep(where: Home) -> None:
+    """Remove what is under construction, as far as that can be done: whatever stays, no reader sees it."""
+    _remove(where.temp)
+    for folder in {where.state, where.markers}:
+        with suppress(OSError):
+            for left in [p for p in folder.iterdir() if _TEMPORARY.fullmatch(p.name)]:
+                left.unlink()
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):  # it is empty unless a run was killed
+        folder.rmdir()
+        return
+    with suppress(OSError):  # rmtree raises some errors even so
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
+def sweep_all() -> None:
+    """Remove what this process has under construction, when it must end at once."""
+    for where in list(_at_work):
+        sweep(where)

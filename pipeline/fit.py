@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import Tensors
 from pipeline.errors import OutputError
-from pipeline.files import Home, storage, write_bytes, write_json
+from pipeline.files import Home, read_bytes, write_bytes, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,14 +43,14 @@ def load(where: Home) -> Learned | None:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    try:
-        facts = json.loads(_facts(where).read_bytes())
-        data = _tensors(where).read_bytes()
-        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-            raise SafetensorError("it is not the state that was kept here")
-        flat = from_bytes(data)
-    except FileNotFoundError:
+    said, kept = read_bytes(_facts(where)), read_bytes(_tensors(where))
+    if said is None or kept is None:
         return None
+    try:
+        facts = json.loads(said)
+        if hashlib.sha256(kept).hexdigest() != facts["sha256"]:
+            raise SafetensorError("it is not the state that was kept here")
+        flat = from_bytes(kept)
     except (KeyError, ValueError, SafetensorError) as e:
         damaged = _tensors(where) if isinstance(e, SafetensorError) else _facts(where)
         raise OutputError(f"{str(damaged)!r} is damaged: {e}. run.restart=true learns it anew") from e

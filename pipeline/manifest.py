@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -23,7 +22,18 @@ from typing import Any
 
 from pipeline.core import File, Part, Task, whole
 from pipeline.errors import OutputError
-from pipeline.files import Home, home, storage, write_bytes, write_json
+from pipeline.files import (
+    Home,
+    home,
+    make_folder,
+    read_bytes,
+    storage,
+    sync_folder,
+    to_json,
+    write_all,
+    write_bytes,
+    write_json,
+)
 
 VERSION = 1
 Identity = Mapping[str, Any]
@@ -81,10 +91,9 @@ class Manifest:
         Raises:
             OutputError: the output belongs to another configuration, or holds files that nobody lists.
         """
-        with storage(self.where.root):
-            self.where.root.mkdir(parents=True, exist_ok=True)
-            self.where.state.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+        with storage(self.where.root, "creating"):
+            make_folder(self.where.root)
+            make_folder(self.where.state)
         _drop_torn_line(self._journal)
         old = self._old_identity(restart=restart)
         if old is not None:
@@ -95,19 +104,15 @@ class Manifest:
         if (old is None or changed) and not restart:
             self._refuse_strangers()
         if restart:
-            (self.where.markers / "_SUCCESS").unlink(missing_ok=True)
+            self.withdraw()
         if old is None or changed or restart:
             self._begin(identity)
 
-    def _sweep(self) -> None:
-        """Remove what dead runs left under construction; the lock is ours, so nobody else is at work."""
-        shutil.rmtree(self.where.temp, ignore_errors=True)
-
     def _old_identity(self, *, restart: bool) -> dict[str, Any] | None:
-        try:
-            old: dict[str, Any] = json.loads(self._identity.read_bytes())
-        except FileNotFoundError:
+        if (data := read_bytes(self._identity)) is None:
             return None
+        try:
+            old: dict[str, Any] = json.loads(data)
         except ValueError as e:
             if restart:
                 return {}
@@ -161,6 +166,20 @@ class Manifest:
 
     # ---- working
 
+    def withdraw(self) -> None:
+        """Take the marker back before files come or go, so that who waits for it never sees a half of two outputs.
+
+        A single file is about to be replaced, which makes its manifest untrue; the files that the manifest of a folder
+        lists stay until the next one stands.
+        """
+        names = ("_SUCCESS", "_manifest.json") if self.where.single else ("_SUCCESS",)
+        found = [path for name in names if (path := self.where.markers / name).exists()]
+        with storage(self.where.markers):
+            for path in found:
+                path.unlink(missing_ok=True)
+            if found and self._durable:
+                sync_folder(self.where.markers)
+
     @property
     def parts(self) -> Sequence[Part]:
         """All parts that are committed."""
@@ -184,7 +203,7 @@ class Manifest:
         """Record a part whose files are durable. From here on it is never done again."""
         line = json.dumps(asdict(part)) + "\n"
         with storage(self._journal), self._journal.open("ab", buffering=0) as f:
-            f.write(line.encode())
+            write_all(f, line.encode())
             if self._durable:
                 os.fsync(f.fileno())
         self._parts[part.key] = part
@@ -232,13 +251,12 @@ class Manifest:
             "parts": parts,
         }
         listed = {file["path"] for part in parts for file in part["files"]}
-        path = self.where.markers / "_manifest.json"
-        (self.where.markers / "_SUCCESS").unlink(missing_ok=True)
-        write_json(path, manifest, durable=self._durable)
+        data = to_json(manifest)
+        self.withdraw()
+        write_bytes(self.where.markers / "_manifest.json", data, durable=self._durable)
         self._retire(listed)
-        marker = hashlib.sha256(path.read_bytes()).hexdigest()
+        marker = hashlib.sha256(data).hexdigest()
         write_bytes(self.where.markers / "_SUCCESS", marker.encode() + b"\n", durable=self._durable)
-        shutil.rmtree(self.where.temp, ignore_errors=True)
         return manifest
 
     def _retire(self, listed: set[str]) -> None:
@@ -293,11 +311,7 @@ def _short(value: object) -> str:
 
 def _records(journal: Path, *, damaged: bool) -> Iterator[dict[str, Any]]:
     """What the journal holds; lines that are no JSON are passed over if `damaged`."""
-    try:
-        lines = journal.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate((read_bytes(journal) or b"").splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
             return
         try:

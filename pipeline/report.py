@@ -122,4 +122,6 @@ def versions() -> Mapping[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {**found, "platform": platform.platform(), "cpus": str(os.cpu_count())}
+    system = os.uname()  # platform.platform() starts a process to ask for the processor
+    name = f"{system.sysname}-{system.release}-{system.machine}"
+    return {**found, "platform": name, "cpus": str(os.cpu_count())}

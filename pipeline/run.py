@@ -32,7 +32,7 @@ from pipeline.core import (
     whole,
 )
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
-from pipeline.files import Home, home, lock, release_files, write_json
+from pipeline.files import Home, home, lock, release_files, scratch, write_json
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.manifest import Manifest, differences, digest, few
 from pipeline.memory import Memory
@@ -169,7 +169,10 @@ def run(
     stage = prepare(source, transform, sink, engine, device, options)
     _check_places(stage)
     durable = getattr(sink, "durability", "full") == "full"
-    with lock(stage.where.state, wait=options.lock == "wait", timeout=options.lock_timeout) as waited:
+    with (
+        lock(stage.where.state, wait=options.lock == "wait", timeout=options.lock_timeout) as waited,
+        scratch(stage.where),
+    ):
         if waited:  # the input may have changed meanwhile
             stage = prepare(source, transform, sink, engine, device, options)
         manifest = Manifest(stage.where, durable=durable)
@@ -186,6 +189,7 @@ def run(
             log.info("the input changed since its part was made: %s", line)
         for part in manifest.vanished(work):
             log.warning("%s is no longer in the input; its part stays (run.restart=true drops it)", part.splits[0])
+        manifest.withdraw()
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
         memory = Memory(device)
         with progress("rows", rows, options.progress, options.every) as advance:

@@ -77,10 +77,10 @@ def main() -> None:
     """Each line of stdin is a file of the manifest, as JSON, with `full`, where it lies."""
     for line in sys.stdin:
         file = json.loads(line)
-        print(json.dumps({"start": file["path"]}), flush=True)  # noqa: T201
+        print(json.dumps({"start": file["path"]}), flush=True)
         with TemporaryDirectory() as folder:
             found = outcome(file["kind"], file["full"], Path(folder))
-        print(json.dumps({"path": file["path"], **found}), flush=True)  # noqa: T201
+        print(json.dumps({"path": file["path"], **found}), flush=True)
 
 
 if __name__ == "__main__":

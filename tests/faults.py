@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,21 @@ class DieInBatch:
         if len(self.calls) == self.call:
             die()
         return tensors
+
+
+def hang(tensors: Any) -> Any:
+    """A transform that stops its process, for the parent to notice, and then never returns."""
+    if len(next(iter(tensors.values()))):
+        os.kill(os.getpid(), signal.SIGSTOP)
+        threading.Event().wait()
+    return tensors
+
+
+def noisy(tensors: Any) -> Any:
+    """A transform that prints to the standard streams by their numbers, as libraries in C do."""
+    os.write(1, b"noise")
+    os.write(2, b"noise")
+    return tensors
 
 
 def main(out: str, fmt: str, point: str, number: int) -> None:

@@ -277,7 +277,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         (errno.ENOSPC, RetryError),
         (errno.EDQUOT, RetryError),
         (errno.EACCES, OutputError),
-        (errno.EROFS, OutputError),
+        (errno.EROFS, StorageError),
         (errno.ENAMETOOLONG, OutputError),
         (errno.EIO, StorageError),
         (errno.ESTALE, StorageError),

@@ -2,53 +2,121 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline import read_manifest
+from tests.children import ROOT, Ending, Fault
 from tests.faults import main as stage
+from tests.jobs import FORMATS, Job, check_again, check_now, clean
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def data(out: Path) -> dict[str, str]:
-    """What a reader of the folder sees."""
-    return {
-        p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if not p.name.startswith(("_", "."))
-    }
+PARTS = {"parquet": 4, "npy": 1, "npz": 1}
 
 
-@pytest.fixture(scope="module", params=["parquet", "npz"])
-def clean(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
-    """The format and the bytes of an uninterrupted run."""
-    out = tmp_path_factory.mktemp("clean") / "out"
-    stage(str(out), request.param, "", 0)
-    return request.param, data(out)
+def points(format_: str) -> Iterator[Fault]:
+    """Before and after every call that changes the disk, and in the middle of every write."""
+    counts = clean(format_).ending.counts
+    for how in ("kill", "killed_after"):
+        yield from (Fault("change", k, how) for k in range(1, counts["change"] + 1))
+    yield from (Fault("write", k, "torn") for k in range(1, counts["write"] + 1))
 
 
-@pytest.mark.parametrize(("point", "number"), [("publish", 0), ("publish", 4), ("batch", 3), ("batch", 20)])
-def test_a_killed_run_resumes_to_the_same_bytes(
-    clean: tuple[str, dict[str, str]], point: str, number: int, tmp_path: Path
-) -> None:
-    """After the kill every visible file is whole; after the second run all are there, once, and nothing temporary."""
-    fmt, expected = clean
-    out = tmp_path / "out"
-    argv = [sys.executable, "-m", "tests.faults", str(out), fmt, point, str(number)]
+def check(job: Job, ending: Ending) -> None:
+    """What is there after a kill, and that the next run does only what is missing."""
+    assert ending.code in (-signal.SIGKILL, 0), ending.err
+    assert not ending.orphans
+    check_now(job)
+    recorded = job.recorded()
+    if not job.marked():
+        assert job.run().code == 0
+        made = json.loads((job.state / "report.json").read_text())["parts_made"]
+        assert made == PARTS[job.format] - recorded
+    check_again(job)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_run_killed_at_a_call_is_completed_by_the_next(format_: str) -> None:
+    """Every visible file is whole at any moment; nothing is done twice, nothing is left over."""
+    for fault in random.Random(format_).sample(list(points(format_)), 5):
+        job = Job.make(format_)
+        check(job, job.run(fault))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_run_may_be_killed_at_every_call(format_: str) -> None:
+    """All of them."""
+    failed = []
+    for fault in (faults := list(points(format_))):
+        job = Job.make(format_)
+        try:
+            ending = job.run(fault)
+            assert ending.code == -signal.SIGKILL
+            check(job, ending)
+        except AssertionError as e:
+            failed.append(f"{fault}: {e}")
+    print(f"{format_}: {len(faults)} points, {len(failed)} failed")
+    assert not failed, "\n".join(failed[:20])
+
+
+def at_random(format_: str, trials: int) -> tuple[int, int]:
+    """Kill at random moments, each output up to three times; the numbers of kills, and of those in the middle."""
+    start = time.perf_counter()
+    Job.make(format_).run()
+    seconds = time.perf_counter() - start
+    rng, kills, midway = random.Random(format_), 0, 0
+    while kills < trials:
+        job = Job.make(format_)
+        for _ in range(rng.randint(1, 3)):
+            ending = job.run(kill_in=int(rng.uniform(0.02, 1) * seconds * 1e6))
+            kills += ending.code == -signal.SIGKILL
+            midway += ending.code == -signal.SIGKILL and job.state.exists()
+            check_now(job)
+        check(job, ending)
+    return kills, midway
+
+
+@pytest.mark.parametrize("format_", ["parquet", "npy"])
+def test_a_run_killed_at_a_random_moment_is_completed_by_the_next(format_: str) -> None:
+    """The kernel chooses the moment, not the calls."""
+    at_random(format_, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_run_may_be_killed_at_any_moment(format_: str) -> None:
+    """A hundred of them."""
+    kills, midway = at_random(format_, 100)
+    print(f"{format_}: {kills} kills, {midway} of them after the output was begun")
+
+
+@pytest.mark.parametrize(("point", "number"), [("publish", 4), ("batch", 3)])
+def test_a_run_that_dies_between_calls_is_completed_by_the_next(point: str, number: int, tmp_path: Path) -> None:
+    """After a part was published and before it is recorded; in the transform. Needs no compiler."""
+    stage(str(tmp_path / "clean"), "parquet", "", 0)
+    expected, out = parts(tmp_path / "clean"), tmp_path / "out"
+    argv = [sys.executable, "-m", "tests.faults", str(out), "parquet", point, str(number)]
     killed = subprocess.run(
         argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    torn = data(out)
-    assert torn.items() <= expected.items()
-    assert len(torn) < len(expected) or point == "publish"
+    assert parts(out).items() <= expected.items()
     assert not (out / "_SUCCESS").exists()
-    stage(str(out), fmt, "", 0)
-    assert data(out) == expected
+    stage(str(out), "parquet", "", 0)
+    assert parts(out) == expected
     assert not (out / ".tmp").exists()
-    assert read_manifest(out)["rows"] == 500
+
+
+def parts(out: Path) -> dict[str, bytes]:
+    """What a reader of the folder sees."""
+    return {p.name: p.read_bytes() for p in out.iterdir() if not p.name.startswith(("_", "."))}

@@ -55,9 +55,9 @@ def main() -> None:
     """Each line of stdin is a file of the manifest, as JSON, with `full`, where it lies."""
     for line in sys.stdin:
         file = json.loads(line)
-        print(json.dumps({"start": file["path"]}), flush=True)  # noqa: T201
+        print(json.dumps({"start": file["path"]}), flush=True)
         for result in outcomes(file):
-            print(json.dumps({"path": file["path"], "name": Path(file["full"]).name, **result}), flush=True)  # noqa: T201
+            print(json.dumps({"path": file["path"], "name": Path(file["full"]).name, **result}), flush=True)
 
 
 if __name__ == "__main__":
