@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -119,6 +120,7 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@cache  # reading them takes longer than all else that is done before the first row
 def versions() -> Mapping[str, str]:
     """Versions of the libraries that decide results, of Python, and of the machine."""
     found = {"python": platform.python_version()}
