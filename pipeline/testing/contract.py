@@ -112,7 +112,7 @@ class Row:
         if self.make is not None:
             return self.make(share)
         chance = np.random.default_rng(zlib.crc32(self.source.encode()))
-        if self.arrow and self.tensor and pa.types.is_fixed_size_list(self.type):
+        if self.arrow and self.tensor and pa.types.is_nested(self.type):
             return _lists(self.type, chance, share)
         if self.arrow:
             return samples.column(self.type, ROWS, chance, share)
@@ -128,7 +128,8 @@ def _numpy_name(type_: Any) -> str:
     dtype = np.dtype(type_)
     if dtype.names:
         return "structured"
-    name = {"S": "bytes (S)", "U": "str (U)", "T": "StringDType", "O": "object"}.get(dtype.kind, dtype.name)
+    by_code = {"g": "longdouble", "G": "clongdouble", "S": "bytes_", "U": "str_", "O": "object", "V": "void"}
+    name = dtype.name if dtype.name in LOGICAL or dtype.isbuiltin == 2 else by_code.get(dtype.char, dtype.name)
     return name if dtype.isnative else f"big-endian {name}"
 
 
@@ -153,6 +154,16 @@ def _below(type_: pa.DataType | str, limit: int) -> Make:
             return values.astype(type_)
         mask = _chance().random(ROWS) < share if share else None
         return pa.array(values, mask=mask).cast(type_)
+
+    return make
+
+
+def _seconds(zone: str | None) -> Make:
+    """Instants that are such in milliseconds too, as Parquet keeps them."""
+
+    def make(share: float) -> Column:
+        seconds = _below(pa.int64(), 2**53)(share)
+        return seconds.view(pa.timestamp("s", zone))
 
     return make
 
@@ -211,15 +222,14 @@ def _masked(_: float) -> Column:
 def _lists(type_: pa.DataType, chance: np.random.Generator, share: float) -> Column:
     """Null lists, but no null elements, for which a tensor has no place."""
     whole = samples.column(type_, ROWS, chance, 0.0)
-    present = np.packbits(chance.random(ROWS) >= share, bitorder="little")
-    return pa.Array.from_buffers(type_, ROWS, [pa.py_buffer(present) if share else None], children=[whole.values])
+    bitmap = pa.py_buffer(np.packbits(chance.random(ROWS) >= share, bitorder="little")) if share else None
+    return pa.Array.from_buffers(type_, ROWS, [bitmap, *_own_buffers(whole)[1:]], children=[whole.values])
 
 
-def _dictionaries(share: float) -> Column:
-    """Codes that mean other words in each piece."""
-    pieces = [samples.column(pa.dictionary(pa.int8(), pa.string()), 7, np.random.default_rng(i), share) for i in (1, 2)]
-    joined = pa.chunked_array(pieces).unify_dictionaries().combine_chunks()
-    return joined if isinstance(joined, pa.Array) else joined.chunk(0)
+def _own_buffers(column: pa.Array) -> list[pa.Buffer]:
+    """Those of the lists, without those of their elements."""
+    own: list[pa.Buffer] = column.buffers()[: 1 if pa.types.is_fixed_size_list(column.type) else 2]
+    return own
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
@@ -239,8 +249,8 @@ def _named(type_: pa.DataType | str, tensor: str, **facts: Any) -> Row:
 def _cast(type_: pa.DataType | str, tensor: str, policy: Mapping[str, Any], limit: int, stored: str) -> Row:
     """A declared cast, there and back."""
     name = str(np.dtype(type_)) if isinstance(type_, str) else stored
-    copies = {"copy": f"cast from {name}", "copy_out": "cast back, checked"}
-    return Row(type_, tensor, policy, stored=stored, make=_below(type_, limit), **copies)
+    copy, back = f"cast from {name}", "cast back, checked"
+    return Row(type_, tensor, policy, stored=stored, make=_below(type_, limit), copy=copy, copy_out=back)
 
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -250,11 +260,12 @@ _UNITS = ("s", "ms", "us", "ns")
 _UNSIGNED = {"u1": "uint8", "u2": "uint16"}
 _LOGICAL = {name: {"logical_dtype": name} for name in LOGICAL}
 _WIDEN = {"unsigned": "widen"}
-_CODES = {"policy": {"dictionary": "codes"}, "copy_nulls": "codes of nulls made 0"}
+_CODES: dict[str, Any] = {"policy": {"dictionary": "codes"}, "copy_nulls": "codes of nulls made 0"}
 _NARROW = {"dtype": "float32", "cast": "same_kind"}
 _ROUND = {"dtype": "float64", "cast": "safe"}
-_BOOL = {"copy": "bits unpacked", "copy_out": "bits packed"}
-_DECIMAL = {"copy": "128-bit decimals narrowed to 64, exactly", "copy_out": "widened again"}
+_JAGGED = {"ragged": "jagged"}
+_BOOL: dict[str, Any] = {"copy": "bits unpacked", "copy_out": "bits packed"}
+_DECIMAL: dict[str, Any] = {"copy": "128-bit decimals narrowed to 64, exactly", "copy_out": "widened again"}
 _DECLARED = (
     (pa.uint16(), "bfloat16"),
     (pa.list_(pa.float32(), 2), "complex64"),
@@ -282,14 +293,14 @@ ARROW: tuple[Row, ...] = (
     ),
     *_under(
         "Arrow: instants, durations, times and decimals",
-        _named(pa.timestamp("s"), "int64", stored="datetime64[s]", file=GIVES_BACK),
+        _named(pa.timestamp("s"), "int64", stored="datetime64[s]", make=_seconds(None)),
         [_named(pa.timestamp(unit), "int64", stored=f"datetime64[{unit}]") for unit in _UNITS[1:]],
-        _named(pa.timestamp("s", "UTC"), "int64", file=GIVES_BACK),
+        _named(pa.timestamp("s", "UTC"), "int64", make=_seconds("UTC")),
         [_named(pa.timestamp(unit, zone), "int64") for unit in _UNITS[1:] for zone in ("UTC", "+05:30")],
         [_named(pa.duration(unit), "int64", stored=f"timedelta64[{unit}]") for unit in _UNITS],
         _named(pa.date32(), "int32"),
-        _named(pa.date64(), "int64", file=GIVES_BACK),
-        _named(pa.time32("s"), "int32", file=GIVES_BACK),
+        _named(pa.date64(), "int64"),
+        _named(pa.time32("s"), "int32"),
         _named(pa.time32("ms"), "int32"),
         [_named(pa.time64(unit), "int64") for unit in ("us", "ns")],
         _named(pa.decimal32(9, 2), "int32"),
@@ -313,6 +324,10 @@ ARROW: tuple[Row, ...] = (
         Row(pa.list_(pa.string(), 2), why=f"of its elements, {NO_TENSOR}"),
         Row(pa.list_(pa.float32(), 0), why="lists of width 0 have no elements", file="width 0"),
         [Row(type_, why=RAGGED) for type_ in (pa.list_(pa.int64()), pa.large_list(pa.float32()))],
+        Row(pa.list_(pa.int64()), "int64[*]", _JAGGED),
+        Row(pa.large_list(pa.bool_()), "bool[*]", _JAGGED, **_BOOL),
+        Row(pa.list_(pa.list_(pa.float32(), 2)), "float32[*, 2]", _JAGGED),
+        Row(pa.list_(pa.string()), why=f"of its elements, {NO_TENSOR}", policy=_JAGGED),
         [Row(type_, why=NO_TENSOR) for type_ in (pa.list_view(pa.int64()), pa.large_list_view(pa.int8()))],
     ),
     *_under(
@@ -321,10 +336,6 @@ ARROW: tuple[Row, ...] = (
         Row(pa.dictionary(pa.int32(), pa.string(), ordered=True), why=NO_TENSOR),
         [_named(pa.dictionary(pa.type_for_alias(n), pa.string()), n, **_CODES) for n in _INTEGERS],
         _named(pa.dictionary(pa.int16(), pa.string(), ordered=True), "int16", **_CODES),
-        Row(
-            *(pa.dictionary(pa.int8(), pa.string()), "int8"),
-            **{**_CODES, "layout": "other words in each piece", "named": True, "make": _dictionaries},
-        ),
         [
             _named(pa.dictionary(pa.int8(), value), "int8", **_CODES, file=GIVES_BACK)
             for value in (pa.large_string(), pa.int64(), pa.float32())
@@ -344,14 +355,14 @@ ARROW: tuple[Row, ...] = (
     ),
 )
 
-_SWAP = {"copy": "byte order swapped", "copy_out": "byte order swapped"}
+_SWAP: dict[str, Any] = {"copy": "byte order swapped", "copy_out": "byte order swapped"}
 _SWAPPED = [np.dtype(code).newbyteorder(">") for code in ("i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8")]
 _ALIAS = {**_FLOATS, **{name: name for name in ("bool", *_INTEGERS)}}
 _LACKING = ("float4_e2m1fn", "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "int2", "int4", "uint2", "uint4")
 _RECORD = np.dtype([("a", "<i2"), ("b", ">f8", (2,)), ("c", [("d", "S3")])])
 _FST = "fixed_shape_tensor[value_type=float, shape=[{}]]"
-_OWN = {"held": True, "stored": "float"}
-_ORDERED = {"copy": "one copy in C order", "seen": True}
+_OWN: dict[str, Any] = {"held": True, "stored": "float"}
+_ORDERED: dict[str, Any] = {"copy": "one copy in C order", "seen": True}
 
 NUMPY: tuple[Row, ...] = (
     *_under(
@@ -417,8 +428,7 @@ NUMPY: tuple[Row, ...] = (
     ),
     *_under(
         "NumPy: instants and durations",
-        _named("M8[s]", "int64"),
-        [_named(f"M8[{unit}]", "int64", stored=f"timestamp[{unit}]") for unit in _UNITS[1:]],
+        [_named(f"M8[{unit}]", "int64", stored=f"timestamp[{unit}]") for unit in _UNITS],
         [_named(f"m8[{unit}]", "int64", stored=f"duration[{unit}]") for unit in _UNITS],
         [_named(code, "int64") for code in ("M8[D]", "M8[Y]", "M8[10us]", "m8[h]", "m8[ps]", "m8")],
         _named(">M8[us]", "int64", stored="timestamp[us]", **_SWAP),

@@ -235,6 +235,23 @@ class Returned:
         assert isinstance(found, pa.Array)
         return found
 
+    def message(self) -> str:
+        """What the stage says if it is refused.
+
+        Raises:
+            AssertionError: it is not.
+        """
+        try:
+            self.column()
+        except self.error as e:
+            return str(e)
+        raise AssertionError(f"not refused: {self.case}")
+
+
+def _lists(tensor: Tensor) -> Tensor:
+    """One element in each row."""
+    return torch.nested.nested_tensor_from_jagged(tensor.clone(), torch.arange(len(tensor) + 1))
+
 
 RETURNED: tuple[Returned, ...] = (
     Returned("its input, or a view of it", lambda t: t[:], "float"),
@@ -248,9 +265,7 @@ RETURNED: tuple[Returned, ...] = (
     Returned("complex numbers", lambda t: torch.complex(t, t), error=DTypeError, words="sink.complex=pairs"),
     Returned("bfloat16, float8", lambda t: t.bfloat16(), error=DTypeError, words="conversion.narrow_floats=float32"),
     Returned("a sparse tensor", lambda t: t.to_sparse(), words="torch.sparse_coo tensor; return a dense one"),
-    Returned(
-        "a nested tensor", lambda t: torch.nested.as_nested_tensor([t], layout=torch.jagged), words="a nested tensor"
-    ),
+    Returned("lists of any length (`torch.jagged`)", _lists, "list<item: float>"),
     Returned("a tensor on another device", lambda t: t.to("meta"), words="a meta tensor"),
     Returned("a single value", lambda t: t.sum(), words="returned a 0-d tensor"),
     Returned("fewer rows, without `Output(rows=...)`", lambda t: t[1:], words=r"returns Output(tensors, rows=...)"),
