@@ -106,8 +106,9 @@ def _leaves(column: pa.Array) -> Iterator[pa.Array]:
         yield from _variants(column)
     elif types.is_nested(type_):  # every kind of list
         yield column.is_valid()
-        yield pc.list_value_length(column)
-        yield from _leaves(column.flatten())
+        yield (lengths := pc.list_value_length(column))
+        if pc.sum(lengths).as_py():  # pyarrow cannot make the elements of no lists of lists of an extension type
+            yield from _leaves(column.flatten())
     else:
         yield column
 

@@ -17,6 +17,7 @@ from pipeline import columns
 from pipeline.batching import cut
 from pipeline.columns import describe
 from pipeline.core import ArrayField, Column, Columns
+from pipeline.device.cuda import Cuda
 from pipeline.difference import compare
 from pipeline.errors import DTypeError
 from pipeline.policy import LOGICAL
@@ -33,6 +34,7 @@ from pipeline.testing.page import text
 from pipeline.testing.refusals import REFUSALS, RETURNED, Refusal, Returned
 from pipeline.testing.source import read_all
 from pipeline.transform.identity import Identity
+from tests.device.fake import FakeRuntime
 
 TABLE = ARROW + NUMPY
 TENSORS = [row for row in TABLE if row.tensor]
@@ -190,12 +192,32 @@ IN_NPZ = [row for row in TABLE if not row.arrow and not row.held and not row.sca
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_every_value_comes_back_in_any_batches(share: float, size: int) -> None:
     """All lines side by side, in slices that begin anywhere, whatever the batch size and however many are null."""
+    check_values(share, size)
+
+
+@pytest.mark.parametrize("size", [7, ROWS])
+def test_every_value_comes_back_from_a_device_that_is_late(size: int) -> None:
+    """Through pinned buffers that are used again, and copies that happen only when somebody waits for them."""
+    check_values(0.3, size, Cuda(runtime=FakeRuntime()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("size", SIZES)
+def test_every_value_comes_back_from_cuda(size: int) -> None:
+    """The same as on the CPU."""
+    check_values(0.3, size, Cuda())
+
+
+def check_values(share: float, size: int, device: Cuda | None = None) -> None:
     fields, whole, policies = table(MANY, share)
     pieces = [cut(whole, 3, 8), cut(whole, 8, 8), cut(whole, 8, ROWS)]
     keys = {"nulls": "mask", "columns": policies}
     chosen = [f.name for f, row in zip(fields, MANY, strict=True) if row.tensor]
     look = Look()
-    back = through(Memory(tuple(fields), pieces), look, ParquetSink("x"), keys, columns=chosen, batch_rows=size)
+    back = through(
+        Memory(tuple(fields), pieces), look, ParquetSink("x"), keys, columns=chosen, batch_rows=size, device=device
+    )
     expected = cut(whole, 3, ROWS)
     for row, (name, column) in zip(MANY, back.items(), strict=True):
         assert_back(row, expected[name], column)

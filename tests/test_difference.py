@@ -50,6 +50,12 @@ def test_the_sign_of_a_zero_counts_wherever_it_is(kind: int) -> None:
     assert same(zero.slice(2), minus.slice(2))
 
 
+@pytest.mark.parametrize("type_", [pa.list_(pa.list_(pa.uuid())), pa.large_list(pa.list_(pa.bool8(), 2))])
+def test_columns_of_null_lists_are_the_same(type_: pa.DataType) -> None:
+    """Whatever would be inside."""
+    assert same(pa.nulls(2, type_), pa.nulls(2, type_))
+
+
 def test_rows_of_slices_of_unions_are_those_of_the_slice() -> None:
     """Each row is of its own variant, and the slice begins anywhere."""
     one, other = pa.array([1.0, 2.0, 3.0, 4.0]), pa.array([5, 6, 7, 8])

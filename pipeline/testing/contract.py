@@ -211,6 +211,10 @@ def _ulonglong(_: float) -> Column:
     return np.frombuffer(bytearray(_numpy("u8").tobytes()), "Q")
 
 
+def _odd_bools(_: float) -> Column:
+    return (np.arange(ROWS) * 53 % 256).astype(np.uint8).view(bool)
+
+
 def _objects(_: float) -> Column:
     return np.array([None, "a", 1] * ROWS, object)[:ROWS]
 
@@ -368,6 +372,7 @@ NUMPY: tuple[Row, ...] = (
     *_under(
         "NumPy: numbers and truth values",
         [Row(name, name, stored=stored) for name, stored in _ALIAS.items()],
+        Row("bool", "bool", layout="any byte but 0 is true, and kept", stored="bool", held=True, make=_odd_bools),
         Row("complex64", "complex64", stored="fixed_size_list<item: float>[2]", pairs=True),
         Row("complex128", "complex128", stored="fixed_size_list<item: double>[2]", pairs=True),
         Row("Q", "uint64", layout="as numpy.ulonglong", stored="uint64", held=True, make=_ulonglong),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pipeline.batching import rows_of
-from pipeline.core import Columns, Field, Schema, Sink, Split, Transform
+from pipeline.core import Columns, Device, Field, Schema, Sink, Split, Transform
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
 from pipeline.plan import tasks
@@ -45,10 +45,18 @@ def conversion(keys: Mapping[str, Any]) -> Conversion:
     return Conversion(Policy(**{key: value for key, value in keys.items() if key in own}), **table)
 
 
-def planned(source: Any, transform: Transform, sink: Sink, keys: Mapping[str, Any], **options: Any) -> Stage:
-    """The stage on the CPU, in one thread, with nothing read yet; `keys` are those of ``conversion``."""
+def planned(
+    source: Any,
+    transform: Transform,
+    sink: Sink,
+    keys: Mapping[str, Any],
+    *,
+    device: Device | None = None,
+    **options: Any,
+) -> Stage:
+    """The stage in one thread, on the CPU if not told otherwise, with nothing read yet; `keys`: of ``conversion``."""
     told = replace(Options(stream_depth=0, progress="none"), conversion=conversion(keys), **options)
-    return prepare(source, transform, sink, Local(), Cpu(), told)
+    return prepare(source, transform, sink, Local(), device or Cpu(), told)
 
 
 def through(
