@@ -102,12 +102,27 @@ def _leaves(column: pa.Array) -> Iterator[pa.Array]:
         yield column.is_valid()
         for child in column.flatten():
             yield from _leaves(child)
-    elif types.is_nested(type_) and not types.is_union(type_):  # every kind of list
+    elif types.is_union(type_):
+        yield from _variants(column)
+    elif types.is_nested(type_):  # every kind of list
         yield column.is_valid()
-        yield pc.list_value_length(column)
-        yield from _leaves(column.flatten())
+        yield (lengths := pc.list_value_length(column))
+        if pc.sum(lengths).as_py():  # pyarrow cannot make the elements of no lists of lists of an extension type
+            yield from _leaves(column.flatten())
     else:
         yield column
+
+
+def _variants(column: pa.UnionArray) -> Iterator[pa.Array]:
+    """Which variant each row of a union is, and their values; pyarrow's own `type_codes` of a slice begin at row 0."""
+    at = slice(column.offset, column.offset + len(column))
+    codes = np.frombuffer(column.buffers()[1], np.int8)[at]
+    yield pa.array(codes)
+    for i, code in enumerate(column.type.type_codes):
+        rows = np.flatnonzero(codes == code)
+        if column.type.mode == "dense":
+            rows = np.frombuffer(column.buffers()[2], np.int32)[at][rows].astype(np.int64)
+        yield from _leaves(columns.take(column.field(i), rows))
 
 
 def _first(expected: Column, found: Column) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import Tensors
 from pipeline.errors import OutputError
-from pipeline.files import Home, read_bytes, write_bytes, write_json
+from pipeline.files import Home, read_bytes, storage, write_bytes, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,6 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -114,6 +115,7 @@ def _lane(lane: LaneTimes) -> dict[str, Any]:
     return {"lane": lane.name, "items": lane.items, **{k: round(v, 4) for k, v in seconds.items()}}
 
 
+@cache  # reading them takes longer than all else that is done before the first row
 def versions() -> Mapping[str, str]:
     """Versions of the libraries that decide results, of Python, and of the machine."""
     found = {"python": platform.python_version()}

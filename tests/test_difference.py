@@ -19,7 +19,10 @@ def nested(x: float) -> list[pa.Array]:
     """One float inside every kind of column that can hold it, second of three rows."""
     lists = [[1.0], [2.0, x], None]
     plain = pa.array([1.0, x, None])
+    kinds, words = pa.array([0, 0, 0], pa.int8()), pa.array(["a", "b", "c"])
     return [
+        pa.UnionArray.from_sparse(kinds, [plain, words]),
+        pa.UnionArray.from_dense(kinds, pa.array([0, 1, 2], pa.int32()), [plain, words]),
         plain,
         pa.array([1.0, x, None], pa.float16()),
         pa.array(lists, pa.list_(pa.float64())),
@@ -45,6 +48,25 @@ def test_the_sign_of_a_zero_counts_wherever_it_is(kind: int) -> None:
     assert not same(zero, minus)
     assert compare(zero, minus).row == 1
     assert same(zero.slice(2), minus.slice(2))
+
+
+@pytest.mark.parametrize("type_", [pa.list_(pa.list_(pa.uuid())), pa.large_list(pa.list_(pa.bool8(), 2))])
+def test_columns_of_null_lists_are_the_same(type_: pa.DataType) -> None:
+    """Whatever would be inside."""
+    assert same(pa.nulls(2, type_), pa.nulls(2, type_))
+
+
+def test_rows_of_slices_of_unions_are_those_of_the_slice() -> None:
+    """Each row is of its own variant, and the slice begins anywhere."""
+    one, other = pa.array([1.0, 2.0, 3.0, 4.0]), pa.array([5, 6, 7, 8])
+    kinds = pa.array([0, 1, 0, 1], pa.int8())
+    dense = pa.UnionArray.from_dense(kinds, pa.array([0, 0, 1, 1], pa.int32()), [one, other])
+    sparse = pa.UnionArray.from_sparse(kinds, [one, other])
+    for union in (dense, sparse):
+        again = pa.concat_arrays([union.slice(1, 2), union.slice(0, 0)])
+        assert same(union.slice(1, 2), again)
+        assert not same(union.slice(1, 2), union.slice(0, 2))
+        assert not same(union.slice(0, 1), union.slice(2, 1))
 
 
 @pytest.mark.parametrize("arrow", [False, True])

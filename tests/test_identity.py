@@ -2,7 +2,7 @@
 
 Where the traps of conversion are tested, T = through the whole stage in this file, else the module that has the test:
 
-    null makes int64 a float (2**53+1), uint64 too       T every table: NUMBERS with nulls, tables._SPECIAL
+    null makes int64 a float (2**53+1), uint64 too       T every table: NUMBERS with nulls, samples._SPECIAL
     NaN and null mistaken for each other                 T every table: floats with nulls, payloads, signalling NaN
     offset of a slice ignored, bits of a bitmap too      T every table: sliced and chunked; tests/test_columns.py
     values of a sliced fixed-size list or tensor         T every table; nulls in it shift no rows: the same
@@ -10,7 +10,7 @@ Where the traps of conversion are tested, T = through the whole stage in this fi
     struct child ignores the nulls of its parent         T every table: nested()
     a dictionary with a null among its words             tests/sink/test_parquet.py; corpora: test-null-dictionary
     one dictionary for each row group                    T every table: dictionaries()
-    INT64_MIN as a timestamp is no null                  T every table: tables._SPECIAL in TIMES; .npy: NaT
+    INT64_MIN as a timestamp is no null                  T every table: samples._SPECIAL in TIMES; .npy: NaT
     unit and time zone lost                              T every table: TIMES
     columns of two types promoted when stacked           tests/test_layout.py: types are never promoted
     int to float and back, NaN into an integer           tests/test_policy.py: an exact cast finds every value

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pipeline.core import Output
 from pipeline.errors import ConfigError, DTypeError, TransformError
 from pipeline.sink.npz import Npz
+from pipeline.testing import samples
 from pipeline.testing.compare import assert_identical
-from tests import tables
 from tests.fakes import Rows, run_rows, same
 
 LISTS = pa.array([[1.5, float("nan")], [], None, [-0.0], [2.0, 3.0, 4.0]] * 5, pa.list_(pa.field("item", pa.float32())))
@@ -61,7 +61,7 @@ def test_identity_keeps_every_bit_of_every_list(
     chance = np.random.default_rng([first, rows, batch])
     present = chance.random(rows) >= share
     starts = np.concatenate([[0], np.cumsum(chance.integers(0, 4, rows))])
-    elements = tables.column(pa.list_(element, 2) if shaped else element, int(starts[-1]), chance, 0.0)
+    elements = samples.column(pa.list_(element, 2) if shaped else element, int(starts[-1]), chance, 0.0)
     lists = pa.LargeListArray if large else pa.ListArray
     codes = pa.array(starts, pa.int64() if large else pa.int32())
     column = lists.from_arrays(codes, elements, mask=pa.array(~present, pa.bool_())).slice(first)
