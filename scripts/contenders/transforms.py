@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 def scale(x_NF: Tensor) -> Tensor:
     """W1, W3: each feature around 0, at most 5 away."""
-    inv_std = 1 / torch.tensor(STD)
-    return ((x_NF - torch.tensor(MEAN)) * inv_std).clamp(-5, 5)
+    mean, std = torch.tensor(MEAN, device=x_NF.device), torch.tensor(STD, device=x_NF.device)
+    return ((x_NF - mean) * (1 / std)).clamp(-5, 5)
 
 
 def scale_one(x_N: Tensor, feature: int) -> Tensor:
@@ -37,5 +37,5 @@ def unit(x_NF: Tensor) -> Tensor:
 
 def shrink(image_NCHW: Tensor) -> Tensor:
     """W5: pixels of 0 to 255 to normalised channels of half the height and width, in float16."""
-    mean, std = torch.tensor(CHANNEL_MEAN).view(3, 1, 1), torch.tensor(CHANNEL_STD).view(3, 1, 1)
+    mean, std = (torch.tensor(c, device=image_NCHW.device).view(3, 1, 1) for c in (CHANNEL_MEAN, CHANNEL_STD))
     return nn.functional.avg_pool2d((image_NCHW.float() / 255 - mean) / std, 2).half()

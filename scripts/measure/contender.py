@@ -13,7 +13,6 @@ from measure.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = ROOT / "scripts" / "contenders"
-LIMIT = "limit"
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,6 +35,7 @@ class Contender:
         workloads: that the script can do.
         checkout: of this project, whose package runs.
         overrides: more of them for this stage.
+        start: what the interpreter is told to run for this stage.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Contender:
     workloads: Sequence[str] = ("W1", "W2", "W3", "W4", "W5")
     checkout: Path = ROOT
     overrides: Sequence[str] = ()
+    start: Sequence[str] = ("-m", "pipeline")
 
     @property
     def ours(self) -> bool:
@@ -58,12 +59,12 @@ class Contender:
         more = [f'transform.weights="{place / "weights.safetensors"}"'] if workload.name == "W2" else []
         paths = [f'source.path="{place / "in"}"', f'sink.path="{out / "out.npy" if single else out}"']
         preset = ["--config-dir", str(SCRIPTS / "conf"), f"experiment={workload.name}"]
-        return [python, "-m", "pipeline", *preset, "+device=cpu", *paths, *more, *self.overrides]
+        return [python, *self.start, *preset, "+device=cpu", *paths, *more, *self.overrides]
 
     def env(self, folder: Path) -> Mapping[str, str]:
         """What its environment needs; caches go to a folder of the run."""
         places = {"HF_HOME": str(folder / "hf"), "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
-        return {**QUIET, **places, "PYTHONPATH": str(self.checkout)}
+        return {**QUIET, **places, "PYTHONPATH": f"{self.checkout}{os.pathsep}{SCRIPTS.parent}"}
 
 
 _ALL = (
@@ -78,6 +79,7 @@ _ALL = (
     Contender("polars", "polars_lazy.py", "polars", ("W1", "W3")),
     Contender("duckdb", "duckdb_sql.py", "duckdb", ("W1", "W3")),
 )
+LIMIT = Contender("limit", "limit.py")
 CONTENDERS = {contender.name: contender for contender in _ALL}
 
 

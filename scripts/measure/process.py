@@ -9,8 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 SUPERVISE = Path(__file__).with_name("supervise.py")
+MIB = 1 << 20
 SAMPLE = 0.02  # seconds between looks at the memory
 
 
@@ -54,3 +56,15 @@ def run(
     found = json.loads(result.read_text())
     others = max(0.0, found.pop("machine") - found["cpu"])
     return Usage(**found, others=others, load=load), log.read_text(errors="replace")
+
+
+def noise(usages: Sequence[Usage]) -> str:
+    """What else ran meanwhile, in a sentence."""
+    shares = [u.others / (u.wall * (os.cpu_count() or 1)) for u in usages]
+    loads = [u.load for u in usages]
+    if not usages:
+        return ""
+    return (
+        f"Others used {median(shares):.0%} of the machine meanwhile (median; {max(shares):.0%} at most); load average "
+        f"before a run {min(loads):.1f} to {max(loads):.1f}."
+    )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,11 +14,10 @@ from typing import Any
 
 from measure import data, page, plot
 from measure.contender import CONTENDERS, LIMIT, Contender, parse, present
-from measure.process import Usage, run
-from measure.verdict import Judge, Verdict
+from measure.lap import Lap, Track, insist, tell, warm
+from measure.process import MIB, noise
+from measure.verdict import Judge
 from measure.workload import WORKLOADS, Workload
-
-MIB = 1 << 20
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,15 +39,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(command=race)
 
 
-@dataclass(frozen=True)
-class Lap:
-    """One contender, once."""
-
-    usage: Usage
-    verdict: Verdict
-    printed: str
-
-
 @dataclass
 class Entry:
     """A contender on one workload: the lap that measured memory, and the ones that count."""
@@ -59,6 +47,13 @@ class Entry:
     memory: Lap | None = None
     laps: list[Lap] = field(default_factory=list)
     absent: str = ""
+
+    def add(self, lap: Lap) -> None:
+        """The first lap is for memory alone."""
+        if self.memory is None:
+            self.memory = lap
+        else:
+            self.laps.append(lap)
 
     @property
     def walls(self) -> list[float]:
@@ -69,13 +64,17 @@ class Entry:
         return [lap.usage.cpu for lap in self.laps]
 
     @property
-    def all(self) -> list[Lap]:
+    def last(self) -> Lap:
+        return self._all[-1]
+
+    @property
+    def _all(self) -> list[Lap]:
         return ([self.memory] if self.memory else []) + self.laps
 
     @property
     def wrong(self) -> Lap | None:
         """A lap whose output has other rows or values than the reference, or none at all."""
-        return next((lap for lap in self.all if not lap.verdict.right and not lap.verdict.moved), None)
+        return next((lap for lap in self._all if not lap.verdict.right and not lap.verdict.moved), None)
 
 
 @dataclass
@@ -130,67 +129,28 @@ def _failure(entry: Entry) -> str:
 
 def heat(workload: Workload, contenders: Sequence[Contender], arguments: argparse.Namespace) -> Heat:
     """Run the contenders on a workload: a round that looks at memory, then those that count."""
+    track = Track(arguments.to, arguments.timeout, arguments.peers_python)
     place = workload.prepare(arguments.to, arguments.scale)
-    found = Heat(workload, arguments.scale, [_entry(each, workload, arguments) for each in contenders])
+    found = Heat(workload, arguments.scale, [_entry(each, workload, track) for each in contenders])
     judge = Judge(workload, place)
-    _warm(workload.input(place))
-    limit = Contender(LIMIT, "limit.py")
+    warm(workload.input(place))
     for i in range(arguments.n + 1):
         for entry in found.running:
-            if entry.wrong:
-                continue  # what is fast and wrong gets no figures
-            lap = _lap(entry.contender, judge, arguments, memory=i == 0)
-            _tell(workload, i, arguments.n, entry.contender, lap)
-            if i == 0:
-                entry.memory = lap
-            else:
-                entry.laps.append(lap)
-        lap = _lap(limit, judge, arguments, memory=False)
-        if not lap.verdict.right:
-            sys.exit(f"scripts/bench: {workload.name}: the limit itself: {lap.verdict.words}\n{lap.printed}")
+            if entry.wrong is None:  # what is fast and wrong gets no figures
+                entry.add(track.lap(entry.contender, judge, memory=i == 0))
+                tell(f"{workload.name} {i}/{arguments.n} {entry.contender.name}", entry.last, memory=i == 0)
+        lap = insist(f"{workload.name}: the limit itself", track.lap(LIMIT, judge))
         if i:
             found.limits.append(json.loads(lap.printed.splitlines()[-1]))
     return found
 
 
-def _entry(contender: Contender, workload: Workload, arguments: argparse.Namespace) -> Entry:
+def _entry(contender: Contender, workload: Workload, track: Track) -> Entry:
     if workload.name not in contender.workloads:
         return Entry(contender, absent="-")
-    if not present(contender, _python(contender, arguments)):
+    if not present(contender, track.interpreter(contender)):
         return Entry(contender, absent="not installed")
     return Entry(contender)
-
-
-def _python(contender: Contender, arguments: argparse.Namespace) -> str:
-    return str(arguments.peers_python) if contender.package else sys.executable
-
-
-def _lap(contender: Contender, judge: Judge, arguments: argparse.Namespace, *, memory: bool) -> Lap:
-    with tempfile.TemporaryDirectory(prefix="lap-", dir=arguments.to) as name:
-        folder, out = Path(name), Path(name) / "out"
-        out.mkdir()
-        os.sync()  # what others wrote is not to be waited for
-        command = contender.command(_python(contender, arguments), judge.workload, judge.place, out)
-        usage, printed = run(command, folder, env=contender.env(folder), limit=arguments.timeout, memory=memory)
-        if usage.code:
-            words = f"exit code {usage.code}" if usage.wall < arguments.timeout else f"ended after {usage.wall:.0f} s"
-            return Lap(usage, Verdict(False, words), printed)
-        return Lap(usage, judge.look(out), printed)
-
-
-def _warm(files: Sequence[Path]) -> None:
-    """Read files, so that they are in the page cache for everybody."""
-    for file in files:
-        with file.open("rb", buffering=0) as stream:
-            while stream.read(16 * MIB):
-                pass
-
-
-def _tell(workload: Workload, i: int, n: int, contender: Contender, lap: Lap) -> None:
-    u = lap.usage
-    what = f"{u.wall:.2f} s, {u.cpu:.2f} s CPU, others {u.others:.2f} s" if i else f"{u.pss / MIB:,.0f} MiB"
-    verdict = "right" if lap.verdict.right else lap.verdict.words
-    print(f"{workload.name} {i}/{n} {contender.name}: {what}; {verdict}", file=sys.stderr)
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -217,18 +177,6 @@ def text(heats: Sequence[Heat], arguments: argparse.Namespace) -> str:
         machine=page.machine(),
         noise=noise([lap.usage for h in heats for e in h.running for lap in e.laps]),
         tables="\n\n".join(_table(h) for h in heats),
-    )
-
-
-def noise(usages: Sequence[Usage]) -> str:
-    """What else ran meanwhile."""
-    if not usages:
-        return ""
-    shares = [u.others / (u.wall * (os.cpu_count() or 1)) for u in usages]
-    loads = [u.load for u in usages]
-    return (
-        f"Others used {median(shares):.0%} of the machine meanwhile (median; {max(shares):.0%} at most); load average "
-        f"before a run {min(loads):.1f} to {max(loads):.1f}."
     )
 
 

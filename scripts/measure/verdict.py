@@ -53,7 +53,8 @@ class Judge:
         problem = _difference(self._expected(), files, self.workload)
         if not problem:
             return Verdict(True, _types(files))
-        return Verdict(False, problem, moved=self._moved(files))
+        moved = self._moved(files)
+        return Verdict(False, "order of rows not kept" if moved else problem, moved)
 
     def _moved(self, files: list[Path]) -> bool:
         try:
