@@ -31,7 +31,7 @@ def draw(heats: Sequence[Heat], path: Path) -> None:
     axes = figure.subplots(len(heats), 1, squeeze=False, height_ratios=[2 + len(h.running) for h in heats])
     for h, axis in zip(heats, axes[:, 0], strict=True):
         shown = [e for e in h.running if e.laps and not e.wrong][::-1]
-        names = [e.contender.name + (" (order not kept)" if e.laps[-1].verdict.moved else "") for e in shown]
+        names = [e.contender.name + (" (order not kept)" if e.moved else "") for e in shown]
         colours = [OURS if e.contender.ours else OTHERS for e in shown]
         bars = axis.barh(names, [median(e.walls) for e in shown], color=colours)
         axis.bar_label(bars, fmt="%.2f", padding=3)

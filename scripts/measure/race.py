@@ -64,6 +64,11 @@ class Entry:
         return [lap.usage.cpu for lap in self.laps]
 
     @property
+    def moved(self) -> bool:
+        """Whether rows came out in another order, in one lap at least."""
+        return any(lap.verdict.moved for lap in self._all)
+
+    @property
     def last(self) -> Lap:
         return self._all[-1]
 
@@ -180,6 +185,7 @@ def text(heats: Sequence[Heat], arguments: argparse.Namespace) -> str:
     )
 
 
+MOVED = "order not kept"
 HEADER = ("contender", "wall s", "CPU s", "ours", "limit", "peak MiB", "anonymous", "output")
 
 
@@ -200,7 +206,7 @@ def _row(entry: Entry, base: Entry | None, limit: float) -> Sequence[str]:
         return (name, *["-"] * 6, words)
     ratio = f"{median(entry.walls) / median(base.walls):.2f}x" if base else "-"
     peak = entry.memory.usage
-    verdict = entry.laps[-1].verdict
+    remark = entry.last.verdict.words
     return (
         name,
         f"{min(entry.walls):.2f} / {median(entry.walls):.2f}",
@@ -209,7 +215,7 @@ def _row(entry: Entry, base: Entry | None, limit: float) -> Sequence[str]:
         f"{median(entry.cpus) / limit:.2f}x",
         f"{peak.pss / MIB:,.0f}",
         f"{peak.anonymous / MIB:,.0f}",
-        "order not kept" if verdict.moved else f"right{f'; {verdict.words}' if verdict.words else ''}",
+        MOVED if entry.moved else f"right; {remark}" if remark else "right",
     )
 
 

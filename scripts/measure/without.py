@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
-from typing import Any
 
 from pipeline import files, run
 from pipeline.__main__ import main
@@ -20,26 +19,32 @@ ZEROS = "0" * 64
 class _Hash:
     """Takes bytes and looks at none."""
 
+    asked = 0
+
     def update(self, _: object) -> None:
         pass
 
     def hexdigest(self) -> str:
+        _Hash.asked += 1
         return ZEROS
 
 
 def leave_out(what: str) -> None:
     """Replace what is to be left out, in this process."""
-    for target, name in ((files, "hashlib"), (Manifest, "commit"), (Manifest, "finish"), (run, "_report")):
-        if not hasattr(target, name):
-            sys.exit(f"measure.without: there is no {name} any more; what it measured has moved")
-    nothing: dict[str, Any] = {"hashlib": SimpleNamespace(sha256=_Hash, file_digest=lambda *_: _Hash())}
-    setattr(files, "hashlib", nothing["hashlib"])  # noqa: B010  (mypy knows it as a module)
+    _replace(files, "hashlib", SimpleNamespace(sha256=_Hash, file_digest=lambda *_: _Hash()))
     if what == "manifest":
-        setattr(Manifest, "commit", lambda *_: None)  # noqa: B010
-        setattr(Manifest, "finish", lambda *_: {})  # noqa: B010
-        setattr(run, "_report", lambda *_: {"state": "done"})  # noqa: B010
+        _replace(Manifest, "commit", lambda *_: None)
+        _replace(Manifest, "finish", lambda *_: {})
+        _replace(run, "_report", lambda *_: {"state": "done"})
+
+
+def _replace(owner: object, name: str, by: object) -> None:
+    if not hasattr(owner, name):
+        sys.exit(f"measure.without: there is no {name} any more; what it measured has moved")
+    setattr(owner, name, by)
 
 
 if __name__ == "__main__":
     leave_out(sys.argv[1])
-    sys.exit(main(sys.argv[2:]))
+    code = main(sys.argv[2:])
+    sys.exit(code if _Hash.asked else "measure.without: the output was hashed all the same; it is done elsewhere now")
