@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from measure import data, durability, gpu, race, scale, startup, supervise
-from measure.contender import CONTENDERS, LIMIT, Contender, parse, present
+from measure.contender import CONTENDERS, LIMIT, ROOT, Contender, parse, present
 from measure.lap import Lap
 from measure.process import Usage, noise, run
 from measure.scale import Size
@@ -91,7 +91,9 @@ def heat(*walls: float) -> race.Heat:
 
 def test_ratios_are_to_ours_and_to_the_limit() -> None:
     """Of medians: the wall to that of this stage, the CPU to that of the work alone."""
-    text = race.text([heat(2.0, 5.0)], Namespace(n=2, scale=1.0))
+    given = Namespace(n=2, scale=1.0, plot=Path("docs/race.svg"), write=Path("docs/performance.md"))
+    text = race.text([heat(2.0, 5.0)], given)
+    assert "![Seconds of each contender](race.svg)" in text
     assert "| ours | 2.00 / 2.00 | 4.00 / 4.00 | 1.00x | 2.00x | 300 | 200 | right |" in text
     assert "| naive_stream | 5.00 / 5.00 | 10.00 / 10.00 | 2.50x | 5.00x | 300 | 200 | right |" in text
     assert "Limit: 2.00 s CPU (decode 1.00, transform 0.50, encode 0.50)" in text
@@ -242,3 +244,29 @@ def test_all_names_every_workload_once() -> None:
     """In their order."""
     assert data.chosen(["W3", "all"]) == list(WORKLOADS)
     assert data.chosen(["W3", "W1", "W3"]) == ["W3", "W1"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (
+            "run W1 W5 --scale 1e-3 --n 1 --contenders ours,naive_memory,dataloader,duckdb",
+            "| right |",
+        ),
+        ("startup --n 1", "| a bare torch script |"),
+        ("scale W4 --scale 1e-3 --n 1", "- W4: time is"),
+        ("durability W3 --scale 1e-3 --n 1", "| W3 | nor manifest and report |"),
+    ],
+)
+def test_every_command_runs_from_the_shell(command: str, shown: str, tmp_path: Path) -> None:
+    """On little input, with all that is needed made on the way."""
+    place = tmp_path / "page.md"
+    section = command.split(maxsplit=1)[0]
+    place.write_text(f"<!-- bench {section} -->\n<!-- /bench {section} -->\n")
+    given = [sys.executable, "scripts/bench", *command.split(), "--to", str(tmp_path / "to"), "--write", str(place)]
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert shown in place.read_text()
+    assert "WRONG" not in place.read_text()

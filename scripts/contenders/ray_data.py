@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import constants
 import numpy as np
@@ -11,7 +12,7 @@ import ray
 import torch
 import transforms
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 
 
 def scaled(batch: Batch) -> Batch:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 def scale(x_NF: Tensor) -> Tensor:
     """W1, W3: each feature around 0, at most 5 away."""
     mean, std = torch.tensor(MEAN, device=x_NF.device), torch.tensor(STD, device=x_NF.device)
-    return ((x_NF - mean) * (1 / std)).clamp(-5, 5)
+    return (x_NF - mean).mul_(1 / std).clamp_(-5, 5)
 
 
 def scale_one(x_N: Tensor, feature: int) -> Tensor:
     """The same for one feature."""
-    return ((x_N - MEAN[feature]) * (1 / STD[feature])).clamp(-5, 5)
+    return (x_N - MEAN[feature]).mul_(1 / STD[feature]).clamp_(-5, 5)
 
 
 def embedding(folder: str | Path) -> nn.Module:
@@ -38,4 +38,5 @@ def unit(x_NF: Tensor) -> Tensor:
 def shrink(image_NCHW: Tensor) -> Tensor:
     """W5: pixels of 0 to 255 to normalised channels of half the height and width, in float16."""
     mean, std = (torch.tensor(c, device=image_NCHW.device).view(3, 1, 1) for c in (CHANNEL_MEAN, CHANNEL_STD))
-    return nn.functional.avg_pool2d((image_NCHW.float() / 255 - mean) / std, 2).half()
+    x_NCHW = image_NCHW.float().div_(255).sub_(mean).div_(std)
+    return nn.functional.avg_pool2d(x_NCHW, 2).half()

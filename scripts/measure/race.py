@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -181,8 +181,15 @@ def text(heats: Sequence[Heat], arguments: argparse.Namespace) -> str:
         scale=arguments.scale,
         machine=page.machine(),
         noise=noise([lap.usage for h in heats for e in h.running for lap in e.laps]),
-        tables="\n\n".join(_table(h) for h in heats),
+        tables="\n\n".join([*_picture(arguments), *(_table(h) for h in heats)]),
     )
+
+
+def _picture(arguments: argparse.Namespace) -> list[str]:
+    """A link to what was drawn, if it can be seen from the page."""
+    if arguments.plot is None or arguments.write is None:
+        return []
+    return [f"![Seconds of each contender]({os.path.relpath(arguments.plot, arguments.write.parent)})"]
 
 
 MOVED = "order not kept"
@@ -191,9 +198,7 @@ HEADER = ("contender", "wall s", "CPU s", "ours", "limit", "peak MiB", "anonymou
 
 def _table(found: Heat) -> str:
     base = next((e for e in found.running if e.contender.ours and not e.wrong and e.laps), None)
-    parts: Counter[str] = Counter()
-    for name in ("decode", "transform", "encode"):
-        parts[name] += median(each[name] for each in found.limits)  # type: ignore[assignment]
+    parts = {name: median(each[name] for each in found.limits) for name in ("decode", "transform", "encode")}
     spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts.items())
     title = f"**{found.workload.name}**: {found.workload.words}. Limit: {found.limit:.2f} s CPU ({spent})."
     return f"{title}\n\n" + page.table(HEADER, [_row(e, base, found.limit) for e in found.entries])
