@@ -112,7 +112,7 @@ def test_variants_of_ours_are_named_on_the_command_line(tmp_path: Path) -> None:
     found = parse(f"ours@{tmp_path}:stream.depth=0;batch.bytes=4096")
     command = found.command("python", WORKLOADS["W2"], tmp_path / "in", tmp_path / "out")
     assert command[-2:] == ["stream.depth=0", "batch.bytes=4096"]
-    assert found.env(tmp_path)["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
+    assert found.env(tmp_path, tmp_path)["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
     for wrong in ("theirs", "polars:a=b"):
         with pytest.raises(SystemExit, match="is no contender; there are ours, naive_memory"):
             parse(wrong)
@@ -144,6 +144,24 @@ def test_a_command_that_does_not_end_is_ended_with_all_it_started(tmp_path: Path
     usage, printed = run([sys.executable, "-c", held], tmp_path, env={}, limit=1)
     assert usage.code == -9
     assert printed == "here\n" * printed.count("here\n") != ""
+
+
+def test_nothing_is_left_when_the_measuring_process_dies(tmp_path: Path) -> None:
+    """The pipe ends when the last of those that hold it is gone."""
+    held = "import os, sys\nprint('here', file=sys.stderr, flush=True)\nr, w = os.pipe()\nos.read(r, 1)"
+    asks = f"""
+import sys
+from pathlib import Path
+from subprocess import Popen
+from measure.process import SUPERVISE
+Popen([sys.executable, SUPERVISE, "usage.json", "0", "60", sys.executable, "-c", {held!r}], stdout=2).wait()
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    with subprocess.Popen([sys.executable, "-c", asks], cwd=tmp_path, env=env, stderr=subprocess.PIPE) as asking:
+        assert asking.stderr is not None
+        assert asking.stderr.readline() == b"here\n"
+        asking.kill()
+        assert asking.stderr.read() == b""
 
 
 def test_memory_is_that_of_all_descendants() -> None:

@@ -61,9 +61,9 @@ class Contender:
         preset = ["--config-dir", str(SCRIPTS / "conf"), f"experiment={workload.name}"]
         return [python, *self.start, *preset, "+device=cpu", *paths, *more, *self.overrides]
 
-    def env(self, folder: Path) -> Mapping[str, str]:
-        """What its environment needs; caches go to a folder of the run."""
-        places = {"HF_HOME": str(folder / "hf"), "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
+    def env(self, folder: Path, short: Path) -> Mapping[str, str]:
+        """What its environment needs: caches go to a folder of the run, sockets to one with a name short enough."""
+        places = {"HF_HOME": str(folder / "hf"), "RAY_TMPDIR": str(short), "TMPDIR": str(short)}
         return {**QUIET, **places, "PYTHONPATH": f"{self.checkout}{os.pathsep}{SCRIPTS.parent}"}
 
 

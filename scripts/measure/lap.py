@@ -43,12 +43,16 @@ class Track:
 
     def lap(self, contender: Contender, judge: Judge, *, memory: bool = False) -> Lap:
         """Run a contender; looking at its memory slows it down, so that its times are then no figures."""
-        with tempfile.TemporaryDirectory(prefix="lap-", dir=self.under) as name:
+        with (
+            tempfile.TemporaryDirectory(prefix="lap-", dir=self.under) as name,
+            tempfile.TemporaryDirectory(prefix="lap-") as short,
+        ):
             folder, out = Path(name), Path(name) / "out"
             out.mkdir()
             os.sync()  # nobody waits for what others wrote
             command = contender.command(self.interpreter(contender), judge.workload, judge.place, out)
-            usage, printed = run(command, folder, env=contender.env(folder), limit=self.timeout, memory=memory)
+            env = contender.env(folder, Path(short))
+            usage, printed = run(command, folder, env=env, limit=self.timeout, memory=memory)
             return Lap(usage, self._verdict(usage, judge, out), printed)
 
     def _verdict(self, usage: Usage, judge: Judge, out: Path) -> Verdict:

@@ -19,15 +19,17 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE = 5.0  # seconds that daemons have to end by themselves
 
 
 def main() -> None:
     result, every, limit, command = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    if prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) or prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
-    signal.signal(signal.SIGALRM, lambda *_: _kill())
+    for name in (signal.SIGALRM, signal.SIGTERM):  # too late, or whoever asked for this is gone
+        signal.signal(name, lambda *_: _kill())
     done = threading.Event()
     peak = {"pss": 0, "anonymous": 0}
     sampler = threading.Thread(target=_sample, args=(peak, every, done))
