@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pyarrow as pa
 import pytest
+from measure import convert, page
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +30,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-bench, peers = script("bench"), script("peers")
+peers = script("peers")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,12 +42,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_bench_convert_measures_every_route_and_writes_its_own_section(tmp_path: Path) -> None:
     """Each route has a row for each direction; the rest of the page stays."""
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- bench convert -->\nOLD\n<!-- /bench convert -->\nafter\n")
+    place = tmp_path / "page.md"
+    place.write_text("before\n<!-- bench convert -->\nOLD\n<!-- /bench convert -->\nafter\n")
     small = ("--rows", "2000", "--batch-bytes", "4096", "--repetitions", "1")
-    done = run("scripts/bench", "convert", *small, "--write", str(page))
+    done = run("scripts/bench", "convert", *small, "--write", str(place))
     assert done.returncode == 0, done.stderr
-    text = page.read_text()
+    text = place.read_text()
     assert text.startswith("before\n<!-- bench convert -->\n\nWritten by")
     assert text.endswith("<!-- /bench convert -->\nafter\n")
     assert "OLD" not in text
@@ -56,28 +57,28 @@ def test_bench_convert_measures_every_route_and_writes_its_own_section(tmp_path:
 
 def test_bench_makes_a_page_and_writes_its_section_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first run needs nothing prepared, and the next replaces what it wrote."""
-    page = tmp_path / "docs" / "page.md"
+    place = tmp_path / "docs" / "page.md"
     for text in ("first", "second"):
-        bench.publish("convert", text, page)
-    assert page.read_text() == "# Performance\n\n<!-- bench convert -->\n\nsecond\n\n<!-- /bench convert -->\n"
+        page.publish("convert", text, place)
+    assert place.read_text() == "# Performance\n\n<!-- bench convert -->\n\nsecond\n\n<!-- /bench convert -->\n"
     assert capsys.readouterr().out == "first\nsecond\n"
 
 
 def test_bench_refuses_a_page_without_its_section_before_it_measures(tmp_path: Path) -> None:
     """The page is left as it is, and nobody waits for figures that have no place."""
-    page = tmp_path / "page.md"
-    page.write_text("# Mine\n")
+    place = tmp_path / "page.md"
+    place.write_text("# Mine\n")
     with pytest.raises(SystemExit, match="<!-- bench convert -->"):
-        bench.convert(Namespace(rows=10**12, repetitions=1, batch_bytes=1, write=page))
-    assert page.read_text() == "# Mine\n"
+        convert.convert(Namespace(rows=10**12, repetitions=1, batch_bytes=1, write=place))
+    assert place.read_text() == "# Mine\n"
 
 
 def test_bench_stops_if_a_route_loses_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is fast and wrong gets no figures."""
-    case = next(iter(bench.cases(100)))
-    monkeypatch.setattr(bench, "leave", lambda way, tensors: case.columns | {"f0": pa.array(np.zeros(100, "f4"))})
+    case = next(iter(convert.cases(100)))
+    monkeypatch.setattr(convert, "leave", lambda way, tensors: case.columns | {"f0": pa.array(np.zeros(100, "f4"))})
     with pytest.raises(SystemExit, match="8 float32 stacked .* does not come back as it went in"):
-        bench.measure(case, 1 << 20, 1)
+        convert.measure(case, 1 << 20, 1)
 
 
 @pytest.mark.parametrize("kind", peers.KINDS)
