@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Nothing is raised but what ends the process at once."""
     args = list(sys.argv[1:] if argv is None else argv)
     door = _Door(args, verbose=os.environ.get("HYDRA_FULL_ERROR") == "1")
+    config.today.cache_clear()
     if args == ["--version"]:
         emit(f"tensor-etl-stage {__version__}")
         return 0
@@ -184,7 +185,7 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
         config=plain,
-        command=_command(args, plain),
+        command=_command(args, plain, plain["date"] if config.reads_clock(cfg) else ""),
         identity=config.fingerprint(plain),
     )
     given = {**parts, "device": resolve(plain["device"]), "options": options}
@@ -216,13 +217,14 @@ def _search_config_folders() -> None:
             sys.path.extend(each for each in (str(folder), str(folder.parent)) if each not in sys.path)
 
 
-def _command(args: Sequence[str], plain: dict[str, Any]) -> list[str]:
-    """The command that repeats this job alone, quoted for a shell."""
+def _command(args: Sequence[str], plain: dict[str, Any], day: str) -> list[str]:
+    """The command that repeats this job alone, quoted for a shell; `day` stands for what was read from the clock."""
     start = ["python", "-m", "pipeline"]
+    dated = [f"date={day}"] if day else []
     if not config.in_sweep():
-        return [*start, *map(shlex.quote, args)]
+        return [*start, *map(shlex.quote, [arg for arg in args if not (day and _sets_date(arg))]), *dated]
     flags = [flag for flag in split(args)[0] if flag not in ("-m", "--multirun")]
-    task = config.overrides()
+    task = [each for each in config.overrides() if not (day and _sets_date(each))] + dated
     path = plain["sink"].get("path")
     place = (
         []
@@ -230,6 +232,10 @@ def _command(args: Sequence[str], plain: dict[str, Any]) -> list[str]:
         else [config.quote("sink.path", path)]
     )
     return [*start, *map(shlex.quote, [*flags, *task]), *place]
+
+
+def _sets_date(arg: str) -> bool:
+    return arg.lstrip("+").startswith("date=")
 
 
 # ---- the process -----------------------------------------------------------------------------------------------------

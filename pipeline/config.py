@@ -10,7 +10,9 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import date, datetime, timedelta
 from enum import Enum
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -24,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import __version__
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.override import override
 from pipeline.policy import conversion
 from pipeline.target import prepare, source_hash, suggest, targets
 
@@ -97,6 +100,11 @@ class Log:
 
 
 @dataclass
+class Metrics:
+    textfile: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
 class Conf:
     """The root. `device` is null here and absent from the YAML: Hydra lets `+device=x` append over a null."""
 
@@ -105,6 +113,7 @@ class Conf:
     sink: Any = MISSING
     engine: Any = MISSING
     action: Action = Action.run
+    date: str = "${today:}"
     columns: Any = None
     carry: Any = "all"
     device: Optional[str] = None  # noqa: UP045
@@ -114,6 +123,7 @@ class Conf:
     run: Run = field(default_factory=Run)
     verify: Verify = field(default_factory=Verify)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 _LEAST = {
@@ -158,6 +168,34 @@ def out_folder() -> str:
     return f"multirun/{job_folder(overrides())}" if in_sweep() else "out"
 
 
+@cache
+def today() -> str:
+    """`${today:}`: the date on the local clock. Read once a run, so that the jobs of a sweep past midnight agree."""
+    return datetime.now().astimezone().date().isoformat()
+
+
+def days_ago(days: int) -> str:
+    """`${days_ago:2}`: a date in the past by the local clock; `${yesterday:}` is `${days_ago:1}`."""
+    return date_add(today(), -days)
+
+
+def reads_clock(cfg: DictConfig) -> bool:
+    """Whether what the run does hangs on the date of today: to repeat it, the date must be given."""
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    texts = [value for key, value in _flat(raw, "") if key != "date"]
+    return _later(raw["date"]) and any("${date" in str(text) for text in texts)
+
+
+def date_add(day: str, days: int) -> str:
+    """`${date_add:${date},-7}`: a date so many days later, or earlier."""
+    return (date.fromisoformat(day) + timedelta(days=days)).isoformat()
+
+
+def date_format(day: str, form: str) -> str:
+    """`${date_format:${date},%Y/%m}`: a date in the letters of `strftime`."""
+    return date.fromisoformat(day).strftime(form)
+
+
 def in_sweep() -> bool:
     """Whether Hydra runs this as one job of several."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -186,6 +224,11 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Conf)
     OmegaConf.register_new_resolver("data", data_file, replace=True)
     OmegaConf.register_new_resolver("out", out_folder, replace=True)
+    OmegaConf.register_new_resolver("today", today, replace=True)
+    OmegaConf.register_new_resolver("yesterday", partial(days_ago, 1), replace=True)
+    OmegaConf.register_new_resolver("days_ago", days_ago, replace=True)
+    OmegaConf.register_new_resolver("date_add", date_add, replace=True)
+    OmegaConf.register_new_resolver("date_format", date_format, replace=True)
 
 
 register()
@@ -202,7 +245,7 @@ def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         ConfigError: all problems found, one line each.
     """
-    problems = list(_walk(cfg, ""))
+    problems = [*_walk(cfg, ""), *_clocks(cfg)]
     raw: Any = OmegaConf.to_container(cfg, resolve=not problems, enum_to_str=True)
     problems += _values(raw)
     specs: dict[str, Any] = {}
@@ -245,6 +288,15 @@ def _walk(node: DictConfig | ListConfig, path: str) -> Iterator[str]:
             yield from _walk(value, key)
 
 
+def _clocks(cfg: DictConfig) -> Iterator[str]:
+    """Where else than in `date` the clock is read: no report could say what such a run had done."""
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key, value in _flat(raw, ""):
+        found = re.search(r"\$\{(today|yesterday|days_ago):\d*}", str(value))
+        if found and key != "date":
+            yield f"{key}: only date reads the clock; give 'date={found[0]}' and write ${{date}} here"
+
+
 def _unresolved(key: str, e: OmegaConfBaseException) -> str:
     reason = str(e).splitlines()[0]
     env = re.search(r"Environment variable '(.+?)' not found", reason)
@@ -256,6 +308,8 @@ def _unresolved(key: str, e: OmegaConfBaseException) -> str:
 def _values(raw: Mapping[str, Any]) -> Iterator[str]:
     """What the types of the schema cannot say: the forms of `columns` and `carry`, and least values."""
     columns, carry = raw["columns"], raw["carry"]
+    if not (_is_day(raw["date"]) or _later(raw["date"])):
+        yield f"date: expected a day as in date=2026-01-31; got {raw['date']!r}"
     stacked = isinstance(columns, dict) and all(_names(v) for v in columns.values())
     if not (columns is None or _names(columns) or stacked or _later(columns)):
         yield f"columns: expected null, a list as in columns=[a,b] or a mapping of new name to list; got {columns!r}"
@@ -272,6 +326,13 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
         value = raw[section][name]
         if isinstance(value, (int, float)) and value < least:
             yield f"{key} must be at least {least}; got {value}"
+
+
+def _is_day(value: Any) -> bool:
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except (TypeError, ValueError):
+        return False
 
 
 def _names(value: Any) -> bool:
@@ -357,9 +418,7 @@ def listed(what: str, lines: Sequence[str]) -> str:
 
 def quote(key: str, value: str) -> str:
     """An override whose value reaches Hydra as that very string, quoted for the shell too."""
-    escaped = re.sub(r'(\\*)"', lambda m: m[1] * 2 + '\\"', value)
-    tail = escaped[len(escaped.rstrip("\\")) :]
-    return shlex.quote(f'{key}="{escaped}{tail}"')
+    return shlex.quote(override(key, value))
 
 
 def explain(e: Exception) -> str:
