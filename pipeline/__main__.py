@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -96,14 +97,16 @@ class _Door:
         """
         overrides = " ".join(each.lstrip("+") for each in config.overrides())
         try:
-            summary = _work(cfg, self.args)
+            with _measured(cfg, self) as facts:
+                summary = _work(cfg, self.args)
+                skip = summary["state"] == "nothing to do" and cfg.run.nothing_to_do is config.NothingToDo.skip
+                facts |= {**summary, "code": _SKIP if skip else 0}
         except (Exception, SystemExit) as e:
             if os.getpid() != self.home:
                 raise
             if self.signal:
                 raise SystemExit(128 + self.signal) from e
             return self._record(overrides, e)
-        skip = summary["state"] == "nothing to do" and cfg.run.nothing_to_do is config.NothingToDo.skip
         self.outcomes.append(_Outcome(overrides, _SKIP if skip else 0))
         emit(json.dumps(summary, default=str))
         return summary
@@ -157,6 +160,31 @@ class _Door:
     def _trace(self, e: BaseException) -> None:
         if self.verbose:
             traceback.print_exception(e)
+
+
+@contextmanager
+def _measured(cfg: DictConfig, door: _Door) -> Iterator[dict[str, Any]]:
+    """Write how the job ends to `metrics.textfile`, if one is named; the job fills the value, unless it fails."""
+    path, output = config.measured(cfg)
+    if not path:
+        yield {}
+        return
+    from pipeline import metrics
+
+    metrics.check(path)
+    facts: dict[str, Any] = {"state": "failed", "code": 1}
+    start = time.time()
+    try:
+        yield facts
+    except BaseException as e:
+        facts["code"] = 128 + door.signal if door.signal else describe(e)[0]
+        raise
+    finally:
+        times = {"start_timestamp_seconds": start, "end_timestamp_seconds": time.time()}
+        try:
+            metrics.record(path, output, facts["code"], facts["state"], {**facts, **times})
+        except PipelineError as e:  # the output is what counts
+            log.warning("metrics.textfile=%s cannot be written: %s", path, e.__cause__ or e)
 
 
 def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date, datetime, timedelta
 from enum import Enum
@@ -179,11 +180,19 @@ def days_ago(days: int) -> str:
     return date_add(today(), -days)
 
 
+def measured(cfg: DictConfig) -> tuple[str, str]:
+    """File of the metrics, and the output that they are about; empty where nothing is to be, or can be, measured."""
+    with suppress(OmegaConfBaseException):
+        if cfg.action is Action.run and cfg.metrics.textfile:
+            return cfg.metrics.textfile, str(OmegaConf.select(cfg, "sink.path", default=""))
+    return "", ""
+
+
 def reads_clock(cfg: DictConfig) -> bool:
     """Whether what the run does hangs on the date of today: to repeat it, the date must be given."""
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     texts = [value for key, value in _flat(raw, "") if key != "date"]
-    return _later(raw["date"]) and any("${date" in str(text) for text in texts)
+    return "${" in str(raw["date"]) and any("${date" in str(text) for text in texts)
 
 
 def date_add(day: str, days: int) -> str:
@@ -330,7 +339,7 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
 
 def _is_day(value: Any) -> bool:
     try:
-        return date.fromisoformat(value).isoformat() == value
+        return bool(date.fromisoformat(value).isoformat() == value)
     except (TypeError, ValueError):
         return False
 

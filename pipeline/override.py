@@ -1,8 +1,8 @@
-"""Python values in the grammar of Hydra's command line, without Hydra: a scheduler writes overrides and never reads them."""
+"""Python values in the grammar of Hydra's command line, for those who write overrides and need not load Hydra."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import re
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def literal(value: object) -> str:
         return str(value).lower()
     if isinstance(value, (int, float)):
         return repr(value)
-    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+    if isinstance(value, dt.date | dt.time):  # a datetime is a date
         return quoted(value.isoformat())
     if isinstance(value, (str, os.PathLike)):
         return quoted(os.fspath(value))

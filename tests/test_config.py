@@ -172,9 +172,11 @@ def test_the_clock_says_today() -> None:
         ("stream.depth=-1", "stream.depth must be at least 0; got -1"),
         ("date=20260131", "date: expected a day as in date=2026-01-31; got '20260131'"),
         ("date=2026-02-30", "date: expected a day"),
-        ("date=null", "date: "),
         ("date=${days_ago:few}", "date: its interpolation cannot be resolved"),
-        ("sink.path=${days_ago:2}", "sink.path: only date reads the clock; give 'date=${days_ago:2}' and write ${date}"),
+        (
+            "sink.path=${days_ago:2}",
+            "sink.path: only date reads the clock; give 'date=${days_ago:2}' and write ${date}",
+        ),
         ("columns=[a,'${today:}']", "columns: only date reads the clock"),
     ],
 )

@@ -19,7 +19,9 @@ DAY = "{{ params.date or macros.ds_add((dag_run.logical_date or dag_run.run_afte
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=True,  # Airflow 3 leaves it out unless it is asked for
     max_active_runs=2,
-    params={"date": Param(None, type=["null", "string"], format="date", description="a partition; empty: the day before")},
+    params={
+        "date": Param(None, type=["null", "string"], format="date", description="a partition; empty: the day before")
+    },
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
 )
 def etl_by_date():
@@ -37,7 +39,7 @@ def etl_by_date():
 
     @task
     def tell(summary):
-        print(f"{summary['rows']} rows in {summary['output']}, {summary['parts_made']} of {summary['parts']} parts made now")
+        print(f"{summary['output']}: {summary['rows']} rows, {summary['parts_made']} parts made now")
 
     tell(etl.output)
 

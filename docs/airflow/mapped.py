@@ -1,4 +1,4 @@
-"""Every partition that is there, one mapped task each, all in one run: what came late or changed is done, the rest is found done."""
+"""The latest partitions, one mapped task each, a run: what is late or changed is made, the rest was made before."""
 
 import os
 from datetime import UTC, datetime, timedelta
