@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,6 +182,14 @@ def test_every_module_is_in_the_architecture() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     rows = {module.split(".")[0] for module in MODULES} - {"__init__"}
     assert sorted(row for row in rows if f"`{row}`" not in page and f"`{row}/*`" not in page) == []
+
+
+def test_the_operator_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Airflow is missing, importing the operator says what to install."""
+    monkeypatch.setitem(sys.modules, "airflow", None)
+    monkeypatch.delitem(sys.modules, "pipeline.airflow", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'tensor-etl-stage\[airflow\]'"):
+        importlib.import_module("pipeline.airflow")
 
 
 def test_torch_waits_until_a_run_starts() -> None:

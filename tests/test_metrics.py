@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -98,10 +96,7 @@ def test_a_signal_is_measured() -> None:
     )
     Path("my_conf/transform").mkdir(parents=True)
     Path("my_conf/transform/stop.yaml").write_text("_target_: stop.stop\n")
-    argv = [sys.executable, "-m", "pipeline", "--config-dir", "my_conf", *RUN, "transform=stop"]
-    root = os.fspath(Path(__file__).parents[1])
-    done = subprocess.run(argv, env={**os.environ, "PYTHONPATH": root}, capture_output=True, check=False)
-    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert main(("--config-dir", "my_conf", *RUN, "transform=stop")) == 128 + signal.SIGTERM
     assert series()["exit_code"] == 143
 
 
