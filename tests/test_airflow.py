@@ -372,12 +372,14 @@ def await_runs(home: Path, expected: int, processes: Sequence[subprocess.Popen[b
 def test_a_scheduler_catches_up_retries_and_takes_runs_by_hand(
     home: Path, stage: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Two runs that were missed, a task that is ended and tried again, and two runs by hand, one of them for a day."""
+    """Two runs that were missed, a task that is ended and tried again, a backfill, runs by hand with and without a day."""
     shutil.rmtree(home / "data", ignore_errors=True)
     last = datetime.now(UTC).replace(hour=2, minute=0, second=0, microsecond=0)
     last -= timedelta(days=last > datetime.now(UTC))
     missed = [(last - timedelta(days=n)).date().isoformat() for n in (1, 2)]
-    for day in (*missed, "2026-01-05"):
+    earlier = last - timedelta(days=9)
+    before = (earlier - timedelta(days=1)).date().isoformat()
+    for day in (*missed, before, "2026-01-05"):
         partition(home, day)
     (tmp_path / "dags").mkdir()
     faulty = {**stage, "overrides": {**stage["overrides"], "transform.fault": "ask to stop", "transform.at": 11}}
@@ -392,9 +394,11 @@ def test_a_scheduler_catches_up_retries_and_takes_runs_by_hand(
     assert made(home) == set(missed)
     for conf in ({}, {"date": "2026-01-05"}):
         airflow(home, "dags", "trigger", "etl_by_date", "--conf", json.dumps(conf), dags=tmp_path / "dags")
-    await_runs(home, 5, processes)
+    dates = ["--from-date", earlier.isoformat(), "--to-date", earlier.isoformat()]
+    airflow(home, "backfill", "create", "--dag-id", "etl_by_date", *dates, dags=tmp_path / "dags")
+    await_runs(home, 6, processes)
 
-    assert made(home) == {*missed, "2026-01-05"}
+    assert made(home) == {*missed, before, "2026-01-05"}
     assert {state for (state,) in rows(home, "select state from task_instance")} == {"success"}
     assert rows(home, "select try_number from task_instance where dag_id = 'killed'") == [(2,)]
     ((value,),) = rows(home, "select value from xcom where dag_id = 'killed' and key = 'return_value'")
