@@ -13,7 +13,6 @@ import shlex
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,7 +30,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline import __version__, config
+from pipeline.day import today
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.metrics import measured
 
 log = logging.getLogger("pipeline")
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Nothing is raised but what ends the process at once."""
     args = list(sys.argv[1:] if argv is None else argv)
     door = _Door(args, verbose=os.environ.get("HYDRA_FULL_ERROR") == "1")
-    config.today.cache_clear()
+    today.cache_clear()
     if args == ["--version"]:
         emit(f"tensor-etl-stage {__version__}")
         return 0
@@ -97,7 +98,7 @@ class _Door:
         """
         overrides = " ".join(each.lstrip("+") for each in config.overrides())
         try:
-            with _measured(cfg, self) as facts:
+            with measured(*config.measured(cfg), self._code_of) as facts:
                 summary = _work(cfg, self.args)
                 skip = summary["state"] == "nothing to do" and cfg.run.nothing_to_do is config.NothingToDo.skip
                 facts |= {**summary, "code": _SKIP if skip else 0}
@@ -110,6 +111,9 @@ class _Door:
         self.outcomes.append(_Outcome(overrides, _SKIP if skip else 0))
         emit(json.dumps(summary, default=str))
         return summary
+
+    def _code_of(self, e: BaseException) -> int:
+        return 128 + self.signal if self.signal else describe(e)[0]
 
     def _record(self, overrides: str, e: BaseException) -> dict[str, Any]:
         code, message = describe(e)
@@ -160,31 +164,6 @@ class _Door:
     def _trace(self, e: BaseException) -> None:
         if self.verbose:
             traceback.print_exception(e)
-
-
-@contextmanager
-def _measured(cfg: DictConfig, door: _Door) -> Iterator[dict[str, Any]]:
-    """Write how the job ends to `metrics.textfile`, if one is named; the job fills the value, unless it fails."""
-    path, output = config.measured(cfg)
-    if not path:
-        yield {}
-        return
-    from pipeline import metrics
-
-    metrics.check(path)
-    facts: dict[str, Any] = {"state": "failed", "code": 1}
-    start = time.time()
-    try:
-        yield facts
-    except BaseException as e:
-        facts["code"] = 128 + door.signal if door.signal else describe(e)[0]
-        raise
-    finally:
-        times = {"start_timestamp_seconds": start, "end_timestamp_seconds": time.time()}
-        try:
-            metrics.record(path, output, facts["code"], facts["state"], {**facts, **times})
-        except PipelineError as e:  # the output is what counts
-            log.warning("metrics.textfile=%s cannot be written: %s", path, e.__cause__ or e)
 
 
 def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:

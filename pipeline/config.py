@@ -11,9 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import date, datetime, timedelta
 from enum import Enum
-from functools import cache, partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -25,7 +23,7 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import __version__
+from pipeline import __version__, day
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.override import override
 from pipeline.policy import conversion
@@ -169,17 +167,6 @@ def out_folder() -> str:
     return f"multirun/{job_folder(overrides())}" if in_sweep() else "out"
 
 
-@cache
-def today() -> str:
-    """`${today:}`: the date on the local clock. Read once a run, so that the jobs of a sweep past midnight agree."""
-    return datetime.now().astimezone().date().isoformat()
-
-
-def days_ago(days: int) -> str:
-    """`${days_ago:2}`: a date in the past by the local clock; `${yesterday:}` is `${days_ago:1}`."""
-    return date_add(today(), -days)
-
-
 def measured(cfg: DictConfig) -> tuple[str, str]:
     """File of the metrics, and the output that they are about; empty where nothing is to be, or can be, measured."""
     with suppress(OmegaConfBaseException):
@@ -193,16 +180,6 @@ def reads_clock(cfg: DictConfig) -> bool:
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     texts = [value for key, value in _flat(raw, "") if key != "date"]
     return "${" in str(raw["date"]) and any("${date" in str(text) for text in texts)
-
-
-def date_add(day: str, days: int) -> str:
-    """`${date_add:${date},-7}`: a date so many days later, or earlier."""
-    return (date.fromisoformat(day) + timedelta(days=days)).isoformat()
-
-
-def date_format(day: str, form: str) -> str:
-    """`${date_format:${date},%Y/%m}`: a date in the letters of `strftime`."""
-    return date.fromisoformat(day).strftime(form)
 
 
 def in_sweep() -> bool:
@@ -233,11 +210,8 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Conf)
     OmegaConf.register_new_resolver("data", data_file, replace=True)
     OmegaConf.register_new_resolver("out", out_folder, replace=True)
-    OmegaConf.register_new_resolver("today", today, replace=True)
-    OmegaConf.register_new_resolver("yesterday", partial(days_ago, 1), replace=True)
-    OmegaConf.register_new_resolver("days_ago", days_ago, replace=True)
-    OmegaConf.register_new_resolver("date_add", date_add, replace=True)
-    OmegaConf.register_new_resolver("date_format", date_format, replace=True)
+    for name, word in day.WORDS.items():
+        OmegaConf.register_new_resolver(name, word, replace=True)
 
 
 register()
@@ -301,7 +275,7 @@ def _clocks(cfg: DictConfig) -> Iterator[str]:
     """Where else than in `date` the clock is read: no report could say what such a run had done."""
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     for key, value in _flat(raw, ""):
-        found = re.search(r"\$\{(today|yesterday|days_ago):\d*}", str(value))
+        found = re.search(rf"\$\{{({'|'.join(day.CLOCK)}):[^}}]*}}", str(value))
         if found and key != "date":
             yield f"{key}: only date reads the clock; give 'date={found[0]}' and write ${{date}} here"
 
@@ -317,7 +291,7 @@ def _unresolved(key: str, e: OmegaConfBaseException) -> str:
 def _values(raw: Mapping[str, Any]) -> Iterator[str]:
     """What the types of the schema cannot say: the forms of `columns` and `carry`, and least values."""
     columns, carry = raw["columns"], raw["carry"]
-    if not (_is_day(raw["date"]) or _later(raw["date"])):
+    if not (day.is_day(raw["date"]) or _later(raw["date"])):
         yield f"date: expected a day as in date=2026-01-31; got {raw['date']!r}"
     stacked = isinstance(columns, dict) and all(_names(v) for v in columns.values())
     if not (columns is None or _names(columns) or stacked or _later(columns)):
@@ -335,13 +309,6 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
         value = raw[section][name]
         if isinstance(value, (int, float)) and value < least:
             yield f"{key} must be at least {least}; got {value}"
-
-
-def _is_day(value: Any) -> bool:
-    try:
-        return bool(date.fromisoformat(value).isoformat() == value)
-    except (TypeError, ValueError):
-        return False
 
 
 def _names(value: Any) -> bool:

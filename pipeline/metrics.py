@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import write_bytes
 
-if TYPE_CHECKING:
-    from prometheus_client import Gauge
+log = logging.getLogger("pipeline")
 
 Series = tuple[str, dict[str, str], float]
 """A name without prefix, labels, and the value."""
 
+_SUCCESS = "success_timestamp_seconds"
 _STATES = ("done", "nothing to do", "failed")
 _WORDS = {
     "state": "1 for the state in which the last run of this output ended, 0 for the others",
     "exit_code": "Exit code of the last run of this output",
     "start_timestamp_seconds": "When the last run began",
     "end_timestamp_seconds": "When the last run ended",
-    "success_timestamp_seconds": "When a run last ended well, whatever came after",
+    _SUCCESS: "When a run last ended well, whatever came after",
     "rows_in": "Rows of the input, those of earlier runs included",
     "rows": "Rows of the output, those of earlier runs included",
     "parts": "Parts of the output",
@@ -33,12 +35,55 @@ _WORDS = {
 }
 
 
-def check(path: str) -> None:
-    """Find out before a long run that nothing could be written after it.
+@contextmanager
+def measured(path: str, output: str, code_of: Callable[[BaseException], int]) -> Iterator[dict[str, Any]]:
+    """Record how the block ends, well or not; without a path, nothing is.
+
+    The block fills the value with ``code``, ``state`` and the numbers of the run, unless it fails. That the file cannot
+    be written in the end is a warning: the output is what counts.
+
+    Args:
+        path: see `record`.
+        output: see `record`.
+        code_of: exit code of an exception.
 
     Raises:
-        ConfigError: the library is missing, or the folder.
+        ConfigError: before the block: the library is missing, or the folder.
     """
+    if not path:
+        yield {}
+        return
+    _check(path)
+    facts: dict[str, Any] = {"state": "failed", "start_timestamp_seconds": time.time()}
+    try:
+        yield facts
+    except BaseException as e:
+        facts["code"] = code_of(e)
+        raise
+    finally:
+        try:
+            record(path, output, facts | {"end_timestamp_seconds": time.time()})
+        except PipelineError as e:
+            log.warning("metrics.textfile=%s cannot be written: %s", path, e.__cause__ or e)
+
+
+def record(path: str, output: str, facts: Mapping[str, Any]) -> None:
+    """Replace the series of one output in the file, atomically; those of other outputs stay.
+
+    Args:
+        path: the file; the node exporter wants its name to end in ``.prom``.
+        output: the label that tells series apart.
+        facts: ``code``, ``state`` and numbers of the run. A failed one leaves the time of the last success as it was.
+
+    Raises:
+        PipelineError: the file cannot be written.
+    """
+    failed = facts["state"] == "failed"
+    before = [each for each in _read(Path(path)) if each[1].get("output") != output or (failed and each[0] == _SUCCESS)]
+    write_bytes(Path(path), _text([*before, *_series(output, facts)]))
+
+
+def _check(path: str) -> None:
     try:
         import prometheus_client  # noqa: F401
     except ImportError as e:
@@ -47,39 +92,28 @@ def check(path: str) -> None:
         raise ConfigError(f"metrics.textfile={path!r}: there is no folder {str(Path(path).parent)!r}")
 
 
-def record(path: str, output: str, code: int, state: str, facts: Mapping[str, object]) -> None:
-    """Replace the series of one output in the file, atomically; those of other outputs stay.
+def _series(output: str, facts: Mapping[str, Any]) -> Iterator[Series]:
+    yield "exit_code", {"output": output}, facts["code"]
+    for state in _STATES:
+        yield "state", {"output": output, "state": state}, state == facts["state"]
+    if facts["state"] != "failed":
+        yield _SUCCESS, {"output": output}, facts["end_timestamp_seconds"]
+    for name in _WORDS.keys() & facts.keys() - {"state"}:
+        if facts[name] is not None:
+            yield name, {"output": output}, facts[name]
 
-    Args:
-        path: the file; the node exporter wants its name to end in ``.prom``.
-        output: the label that tells series apart.
-        code: exit code of the run.
-        state: how it ended; a failed one keeps the time of the last success.
-        facts: numbers of the run, of which those with a known name are written.
 
-    Raises:
-        PipelineError: the file cannot be written.
-    """
+def _text(series: Iterable[Series]) -> bytes:
+    """All series in the format of Prometheus, sorted."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-    before = list(_read(Path(path)))
-    values = {name: value for name, value in facts.items() if name in _WORDS and isinstance(value, (int, float))}
-    new: list[Series] = [(name, {"output": output}, value) for name, value in {**values, "exit_code": code}.items()]
-    new += [("state", {"output": output, "state": each}, float(each == state)) for each in _STATES]
-    if state != "failed":
-        new.append(("success_timestamp_seconds", {"output": output}, float(values["end_timestamp_seconds"])))
-    kept = [each for each in before if each[1].get("output") != output or _outlives(each, state)]
     registry = CollectorRegistry()
     gauges: dict[str, Gauge] = {}
-    for name, labels, value in [*kept, *new]:
-        gauge = gauges.get(name) or Gauge(f"tensor_etl_{name}", _WORDS[name], list(labels), registry=registry)
-        gauges[name] = gauge
-        gauge.labels(**labels).set(value)
-    write_bytes(Path(path), generate_latest(registry))
-
-
-def _outlives(series: Series, state: str) -> bool:
-    return state == "failed" and series[0] == "success_timestamp_seconds"
+    for name, labels, value in sorted(series, key=lambda each: (list(_WORDS).index(each[0]), list(each[1].values()))):
+        if name not in gauges:
+            gauges[name] = Gauge(f"tensor_etl_{name}", _WORDS[name], list(labels), registry=registry)
+        gauges[name].labels(**labels).set(value)
+    return generate_latest(registry)
 
 
 def _read(path: Path) -> Iterator[Series]:

@@ -372,7 +372,7 @@ def await_runs(home: Path, expected: int, processes: Sequence[subprocess.Popen[b
 def test_a_scheduler_catches_up_retries_and_takes_runs_by_hand(
     home: Path, stage: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Two runs that were missed, a task that is ended and tried again, runs by hand for a day and for none, a backfill."""
+    """Runs that were missed, a task that is ended and tried again, runs by hand for a day and for none, a backfill."""
     shutil.rmtree(home / "data", ignore_errors=True)
     last = datetime.now(UTC).replace(hour=2, minute=0, second=0, microsecond=0)
     last -= timedelta(days=last > datetime.now(UTC))

@@ -18,6 +18,7 @@ from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config
+from pipeline.day import today
 from pipeline.errors import ConfigError
 
 CONF = Path(config.conf_dir())
@@ -139,10 +140,10 @@ def test_paths_hang_on_the_date(path: str, expected: str) -> None:
 
 def test_the_clock_says_today() -> None:
     """Today, yesterday and days ago by the local clock, which is at most a day from that of UTC."""
-    today = dt.date.fromisoformat(config.today())
-    assert abs(dt.datetime.now(dt.UTC).date() - today) <= dt.timedelta(days=1)
+    now = dt.date.fromisoformat(today())
+    assert abs(dt.datetime.now(dt.UTC).date() - now) <= dt.timedelta(days=1)
     for given, days in (("${today:}", 0), ("${yesterday:}", 1), ("${days_ago:40}", 40)):
-        assert resolved(f"date={given}", "source.path=${date}") == str(today - dt.timedelta(days=days))
+        assert resolved(f"date={given}", "source.path=${date}") == str(now - dt.timedelta(days=days))
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 
 import pipeline
 from pipeline.__main__ import emit, force, main, split
-from pipeline.config import date_add, today
+from pipeline.day import date_add, today
 
 ROOT = Path(__file__).parents[1]
 

@@ -120,11 +120,11 @@ def test_metrics_that_cannot_be_written_do_not_fail_a_run(capfd: pytest.CaptureF
     assert Path("y.npy").exists()
     assert "metrics.textfile=etl.prom cannot be written" in capfd.readouterr().err
     with pytest.raises(OutputError, match=r"etl\.prom"):
-        metrics.record("etl.prom", "y.npy", 0, "done", {"end_timestamp_seconds": 1.0})
+        metrics.record("etl.prom", "y.npy", {"code": 0, "state": "done", "end_timestamp_seconds": 1.0})
 
 
 def test_the_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the extra that brings it."""
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(ConfigError, match=r"pip install 'tensor-etl-stage\[metrics\]'"):
-        metrics.check("etl.prom")
+        metrics.measured("etl.prom", "y.npy", lambda _: 1).__enter__()
