@@ -1,28 +1,17 @@
-"""The operator and the DAG files of docs/airflow in a real Airflow; `scripts/test_airflow` makes its environment."""
+"""The operator in a real Airflow; `scripts/test_airflow` makes its environment."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import socket
-import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-DAGS = sorted((ROOT / "docs/airflow").glob("*.py"))
-PYTHON = os.environ.get("ETL_PYTHON", sys.executable)
+from tests.faulty import operator
 
 pytestmark = [
     pytest.mark.airflow,
@@ -30,92 +19,33 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # those of Airflow are not ours to mend
 ]
 
-FAULTY = """
-import os, signal
-from dataclasses import dataclass, field
-from pathlib import Path
-from threading import Event
-
-@dataclass
-class Faulty:
-    fault: str
-    at: int
-    once: str
-    calls: list = field(default_factory=list)
-
-    def __call__(self, tensors):
-        self.calls.append(1)
-        if len(self.calls) == self.at and not Path(self.once).exists():
-            Path(self.once).mkdir()  # not a file, whose hash would be part of the configuration
-            FAULTS[self.fault]()
-        return tensors
-
-def ask(number):
-    os.kill(os.getppid(), number)
-    Event().wait()
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def stubborn():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    ask(signal.SIGTERM)
-
-def explode():
-    raise KeyError("boom")
-
-FAULTS = {
-    "die": die, "stubborn": stubborn, "explode": explode,
-    "ask to stop": lambda: ask(signal.SIGTERM), "ask for the alarm": lambda: ask(signal.SIGALRM),
-}
-"""
+Execute = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> dict[str, Any]:
-    """Arguments of an operator: four arrays of forty rows, in batches of ten; parts are there one after the other."""
-    (tmp_path / "in").mkdir()
-    for i in range(4):
-        np.save(tmp_path / f"in/{i}.npy", np.arange(40, dtype=np.float32) + i)
-    (tmp_path / "conf/transform").mkdir(parents=True)
-    (tmp_path / "conf/transform/faulty.yaml").write_text(
-        f"_target_: faulty.Faulty\nfault: ''\nat: 0\nonce: {tmp_path}/once\n"
-    )
-    (tmp_path / "faulty.py").write_text(FAULTY)
-    overrides = {
-        "source": "npy",
-        "source.path": f"{tmp_path}/in",
-        "sink": "npy",
-        "sink.path": f"{tmp_path}/out, (1)'s/dt=2026-01-01",
-        "transform": "faulty",
-        "batch.rows": 10,
-        "stream.depth": 0,
-        "log.progress": "none",
-    }
-    return {"python": PYTHON, "cwd": "/", "flags": ["--config-dir", f"{tmp_path}/conf"], "overrides": overrides}
-
-
-@pytest.fixture
-def execute(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Make an operator of these arguments and run it as Airflow's task runner does, SIGTERM included."""
+def execute(tmp_path: Path) -> Execute:
+    """Make an operator of the faulty stage and run it as Airflow's task runner does, SIGTERM included."""
     from pipeline.airflow import PipelineOperator
 
-    def call(stage: dict[str, Any], **more: Any) -> dict[str, Any]:
-        operator = PipelineOperator(task_id="etl", **{**stage, "overrides": {**stage["overrides"], **more}})
-        before = signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
+    def call(fault: str = "", at: int = 0, overrides: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        given = operator(tmp_path, fault, at)
+        task = PipelineOperator(
+            task_id="etl", **{**given, "overrides": {**given["overrides"], **(overrides or {})}, **more}
+        )
+        before = signal.signal(signal.SIGTERM, lambda *_: task.on_kill())
         try:
-            return dict(operator.execute({}))
+            return dict(task.execute({}))
         finally:
             signal.signal(signal.SIGTERM, before)
 
     return call
 
 
-def test_the_summary_is_the_xcom(stage: dict[str, Any], execute: Callable[..., dict[str, Any]]) -> None:
+def test_the_summary_is_the_xcom(execute: Execute, tmp_path: Path) -> None:
     """The last line of stdout, as a dict; a path of any characters goes through."""
-    summary = execute(stage)
+    summary = execute()
     assert (summary["state"], summary["rows"], summary["parts_made"]) == ("done", 160, 4)
-    assert summary["output"] == stage["overrides"]["sink.path"]
+    assert summary["output"] == f"{tmp_path}/out, (1)'s/dt=2026-01-01"
     assert len(list(Path(summary["output"]).glob("part-*.npy"))) == 4
 
 
@@ -137,41 +67,39 @@ def test_the_summary_is_the_xcom(stage: dict[str, Any], execute: Callable[..., d
         (143, "AirflowException"),
     ],
 )
-def test_the_exit_code_decides(
-    code: int, error: str, stage: dict[str, Any], execute: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_the_exit_code_decides(code: int, error: str, execute: Execute, tmp_path: Path) -> None:
     """Skip, fail at once where the same command fails again, and retry the rest; the message is the stage's own."""
     python = tmp_path / "python"
     line = json.dumps({"state": "failed", "error": "it says why", "code": code})
     python.write_text(f"#!/bin/sh\necho '{line}'\necho later >&2\nexit {code}\n")
     python.chmod(0o755)
     with pytest.raises(Exception, match=f"exit code {code}: it says why") as raised:
-        execute({**stage, "python": os.fspath(python)})
+        execute(python=os.fspath(python))
     assert type(raised.value).__name__ == error
 
 
-def test_codes_of_the_stage_itself(stage: dict[str, Any], execute: Callable[..., dict[str, Any]]) -> None:
+def test_codes_of_the_stage_itself(execute: Execute) -> None:
     """A typo, an exception in the transform, an input that is not there, and nothing to do as a skip."""
     from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
     with pytest.raises(AirflowFailException, match=r"exit code 2: .*did you mean 'batch\.rows'"):
-        execute(stage, **{"batch.rowz": 1})
+        execute(overrides={"batch.rowz": 1})
     with pytest.raises(AirflowFailException, match="exit code 70: .*boom"):
-        execute(stage, **{"transform.fault": "explode", "transform.at": 1})
+        execute("explode", 1)
     with pytest.raises(AirflowException, match="exit code 66") as raised:
-        execute(stage, **{"source.path": "/nowhere"})
+        execute(overrides={"source.path": "/nowhere"})
     assert type(raised.value) is AirflowException
-    assert execute(stage, **{"run.restart": True})["state"] == "done"
+    assert execute()["state"] == "done"
     with pytest.raises(AirflowSkipException, match="exit code 99: nothing to do"):
-        execute(stage, **{"run.nothing_to_do": "skip"})
+        execute(overrides={"run.nothing_to_do": "skip"})
 
 
-def test_output_is_in_the_log_of_the_task(stage: dict[str, Any], execute: Callable[..., dict[str, Any]]) -> None:
+def test_output_is_in_the_log_of_the_task(execute: Execute) -> None:
     """Lines of both streams."""
     from structlog.testing import capture_logs
 
     with capture_logs() as logged:
-        execute(stage)
+        execute()
     text = "\n".join(entry["event"] for entry in logged)
     for words in ("Running [", "done: Faulty on", "rows     160 in, 160 out", '{"state": "done"'):
         assert words in text
@@ -188,20 +116,17 @@ def test_output_is_in_the_log_of_the_task(stage: dict[str, Any], execute: Callab
         ("die", 60, "exit code -9: it left no line of JSON"),
     ],
 )
-def test_a_retry_resumes(
-    fault: str, grace: float, message: str, stage: dict[str, Any], execute: Callable[..., dict[str, Any]]
-) -> None:
+def test_a_retry_resumes(fault: str, grace: float, message: str, execute: Execute) -> None:
     """on_kill asks, then insists; what was finished before the end is not made again."""
     from airflow.sdk.exceptions import AirflowException
 
-    stage = {**stage, "grace": grace}
     with pytest.raises(AirflowException, match=message):
-        execute(stage, **{"transform.fault": fault, "transform.at": 11})
-    summary = execute(stage, **{"transform.fault": fault, "transform.at": 11})
+        execute(fault, 11, grace=grace)
+    summary = execute(fault, 11, grace=grace)
     assert (summary["parts"], summary["parts_made"], summary["rows"]) == (4, 2, 160)
 
 
-def test_a_timeout_of_airflow_ends_the_stage(stage: dict[str, Any]) -> None:
+def test_a_timeout_of_airflow_ends_the_stage(tmp_path: Path) -> None:
     """Airflow raises inside of execute then; no process may be left."""
     from airflow.sdk.exceptions import AirflowTaskTimeout
 
@@ -210,206 +135,12 @@ def test_a_timeout_of_airflow_ends_the_stage(stage: dict[str, Any]) -> None:
     def late(*_: object) -> None:
         raise AirflowTaskTimeout
 
-    overrides = {**stage["overrides"], "transform.fault": "ask for the alarm", "transform.at": 11}
-    operator = PipelineOperator(task_id="etl", **{**stage, "overrides": overrides})
+    task = PipelineOperator(task_id="etl", **operator(tmp_path, "ask for the alarm", 11))
     before = signal.signal(signal.SIGALRM, late)
     try:
         with pytest.raises(AirflowTaskTimeout):
-            operator.execute({})
+            task.execute({})
     finally:
         signal.signal(signal.SIGALRM, before)
     with pytest.raises(ProcessLookupError):
-        os.killpg(operator._process.pid, 0)
-
-
-# ---- DAG files -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Airflow's folder, with a fresh database, and partitions beside it."""
-    home = tmp_path_factory.mktemp("airflow")
-    airflow(home, "db", "migrate")
-    return home
-
-
-def environment(home: Path, dags: Path = ROOT / "docs/airflow") -> dict[str, str]:
-    """Everything on this machine alone, and in this folder alone."""
-    port = home / "port"
-    return {
-        **os.environ,
-        "PYTHONPATH": os.fspath(ROOT),
-        "ETL_PYTHON": PYTHON,
-        "ETL_DATA": os.fspath(home / "data"),
-        "AIRFLOW_HOME": os.fspath(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": os.fspath(dags),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__PARALLELISM": "2",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port.read_text()}/execution/"
-        if port.exists()
-        else "",
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API_AUTH__JWT_SECRET": "only for this test, as long as a secret must be" * 2,
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-    }
-
-
-def airflow(home: Path, *args: str, **more: Any) -> str:
-    """What one command of Airflow printed."""
-    argv = [sys.executable, "-m", "airflow", *args]
-    done = subprocess.run(argv, cwd=home, env=environment(home, **more), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def partition(home: Path, day: str) -> None:
-    (home / f"data/in/dt={day}").mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "pipeline/data/flights.parquet", home / f"data/in/dt={day}/flights.parquet")
-
-
-def made(home: Path) -> set[str]:
-    """Days whose output is complete."""
-    return {done.parent.name.removeprefix("dt=") for done in (home / "data/out").glob("dt=*/_SUCCESS")}
-
-
-@pytest.mark.parametrize("file", DAGS, ids=lambda path: path.stem)
-def test_parsing_a_dag_file_loads_nothing_heavy(file: Path, tmp_path: Path) -> None:
-    """A scheduler parses it every half minute: no torch, even where there is one, nor Hydra, Arrow or NumPy's users."""
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch/__init__.py").touch()
-    code = "import runpy, sys; runpy.run_path(sys.argv[1]); import importlib.util as u; assert u.find_spec('torch'); "
-    code += "print(sorted(sys.modules.keys() & {'torch', 'hydra', 'omegaconf', 'pyarrow', 'pipeline.config'}))"
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "AIRFLOW_HOME": os.fspath(tmp_path)}
-    argv = [sys.executable, "-c", code, os.fspath(file)]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
-
-
-@pytest.mark.parametrize("dag", ["etl_by_date", "etl_by_operator"])
-def test_a_run_is_about_the_day_before_its_date(home: Path, dag: str) -> None:
-    """With a logical date, as the schedule and a backfill give it; `airflow dags test` runs every task."""
-    shutil.rmtree(home / "data", ignore_errors=True)
-    partition(home, "2026-01-04")
-    log = airflow(home, "dags", "test", dag, "2026-01-05")
-    assert "state=success" in log
-    assert f"{home}/data/out/dt=2026-01-04: 27004 rows, 1 parts made now" in log
-    assert made(home) == {"2026-01-04"}
-
-
-def test_every_partition_has_a_mapped_task(home: Path) -> None:
-    """Those that are there, and no date of the run."""
-    shutil.rmtree(home / "data", ignore_errors=True)
-    for day in ("2026-01-04", "2026-02-05", "2026-02-07"):
-        partition(home, day)
-    log = airflow(home, "dags", "test", "etl_mapped")
-    assert "state=success" in log
-    assert made(home) == {"2026-01-04", "2026-02-05", "2026-02-07"}
-
-
-# ---- a scheduler -----------------------------------------------------------------------------------------------------
-
-KILLED = """
-from datetime import timedelta
-from airflow.sdk import dag
-from pipeline.airflow import PipelineOperator
-
-@dag(schedule="@once")
-def killed():
-    PipelineOperator(task_id="etl", retries=1, retry_delay=timedelta(0), grace=60, **{stage!r})
-
-killed()
-"""
-
-
-@pytest.fixture
-def processes(home: Path, stage: dict[str, Any], tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """API server, DAG processor and scheduler, over two DAG files; ended by their ids."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        (home / "port").write_text(str(free.getsockname()[1]))
-    env = environment(home, dags=tmp_path / "dags")
-    commands = [
-        ["api-server", "--host", "127.0.0.1", "--port", (home / "port").read_text(), "--apps", "execution"],
-        ["dag-processor"],
-        ["scheduler", "--skip-serve-logs"],
-    ]
-    with ExitStack() as stack:
-        started = []
-        for command in commands:
-            log = stack.enter_context((home / f"{command[0]}.log").open("wb"))
-            argv = [sys.executable, "-m", "airflow", *command]
-            process = subprocess.Popen(argv, cwd=home, env=env, stdout=log, stderr=log, start_new_session=True)
-            stack.callback(end, process)
-            started.append(process)
-        yield started
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process and its children; then insist."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-
-
-def rows(home: Path, query: str) -> list[tuple[Any, ...]]:
-    """Of Airflow's database, which others write to."""
-    with closing(sqlite3.connect(f"file:{home}/airflow.db?mode=ro", uri=True, timeout=60)) as base:
-        return base.execute(query).fetchall()
-
-
-def await_runs(home: Path, expected: int, processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Until so many runs have ended; a process that ends before is an error."""
-    ended = "select count(*) from dag_run where state in ('success', 'failed')"
-    while rows(home, ended) != [(expected,)]:
-        assert [process.poll() for process in processes] == [None] * len(processes), home
-        with suppress(subprocess.TimeoutExpired):
-            processes[-1].wait(1)
-
-
-def test_a_scheduler_catches_up_retries_and_takes_runs_by_hand(
-    home: Path, stage: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    """Runs that were missed, a task that is ended and tried again, runs by hand for a day and for none, a backfill."""
-    shutil.rmtree(home / "data", ignore_errors=True)
-    last = datetime.now(UTC).replace(hour=2, minute=0, second=0, microsecond=0)
-    last -= timedelta(days=last > datetime.now(UTC))
-    missed = [(last - timedelta(days=n)).date().isoformat() for n in (1, 2)]
-    earlier = last - timedelta(days=9)
-    before = (earlier - timedelta(days=1)).date().isoformat()
-    for day in (*missed, before, "2026-01-05"):
-        partition(home, day)
-    (tmp_path / "dags").mkdir()
-    faulty = {**stage, "overrides": {**stage["overrides"], "transform.fault": "ask to stop", "transform.at": 11}}
-    (tmp_path / "dags/killed.py").write_text(KILLED.format(stage=faulty))
-    text = (ROOT / "docs/airflow/by_date.py").read_text()
-    start = f"datetime.fromisoformat('{last - timedelta(days=1)}')"
-    assert "datetime(2026, 1, 1, tzinfo=UTC)" in text
-    (tmp_path / "dags/by_date.py").write_text(text.replace("datetime(2026, 1, 1, tzinfo=UTC)", start))
-    processes = request.getfixturevalue("processes")
-
-    await_runs(home, 3, processes)
-    assert made(home) == set(missed)
-    for conf in ({}, {"date": "2026-01-05"}):
-        airflow(home, "dags", "trigger", "etl_by_date", "--conf", json.dumps(conf), dags=tmp_path / "dags")
-    dates = ["--from-date", earlier.isoformat(), "--to-date", earlier.isoformat()]
-    airflow(home, "backfill", "create", "--dag-id", "etl_by_date", *dates, dags=tmp_path / "dags")
-    await_runs(home, 6, processes)
-
-    assert made(home) == {*missed, before, "2026-01-05"}
-    assert {state for (state,) in rows(home, "select state from task_instance")} == {"success"}
-    assert rows(home, "select try_number from task_instance where dag_id = 'killed'") == [(2,)]
-    ((value,),) = rows(home, "select value from xcom where dag_id = 'killed' and key = 'return_value'")
-    assert (json.loads(value)["parts"], json.loads(value)["parts_made"]) == (4, 2)
-    logs = "".join(path.read_text() for path in (home / "logs").glob("dag_id=killed/**/attempt=1.log"))
-    assert "exit code 143: stopped by SIGTERM" in logs
-    listening = {
-        at.laddr.ip
-        for process in processes
-        for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for at in each.net_connections("inet")
-        if at.status == psutil.CONN_LISTEN
-    }
-    assert listening == {"127.0.0.1"}
+        os.killpg(task._process.pid, 0)

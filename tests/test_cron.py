@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ def blocks(kind: str, text: str = PAGE) -> list[str]:
     return re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
 
 
+BY_HAND = [line for b in blocks("bash") for line in b.splitlines()]
 LINES = [
     line for text in (PAGE, (ROOT / "README.md").read_text()) for b in blocks("cron", text) for line in b.splitlines()
 ]
@@ -37,8 +38,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / place[1:]).mkdir(parents=True, exist_ok=True)
     (root / "srv/etl/.venv").symlink_to(sys.prefix)
     now = datetime.now(UTC)
-    for shift in range(-4, 3):  # the clock may be that of another time zone, or pass midnight
-        day = (now + timedelta(days=shift)).date()
+    recent = [(now + timedelta(days=shift)).date() for shift in range(-4, 3)]  # of any time zone, or past midnight
+    for day in (*recent, date(2026, 1, 30), date(2026, 1, 31)):
         for folder in (f"in/{day}", f"days/dt={day}", f"tree/{day:%Y/%m/%d}"):
             (root / "data" / folder).mkdir(parents=True)
             shutil.copy(FLIGHTS, root / "data" / folder / "flights.parquet")
@@ -84,6 +85,15 @@ def test_a_line_runs_as_cron_runs_it(line: str, machine: Path) -> None:
     folder = machine / (out[1].strip("\"'")[1:] if out else "data/out-daily")
     assert list(folder.rglob("_SUCCESS"))
     assert all(text.startswith("{") for text in done.stdout.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", BY_HAND)
+def test_a_line_by_hand_runs(line: str, machine: Path) -> None:
+    """A sweep over days."""
+    done = cron(f"* * * * * {line}", machine)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stderr
+    assert {"dt=2026-01-30", "dt=2026-01-31"} <= {path.name for path in (machine / "data/out-days").iterdir()}
 
 
 def test_every_kind_of_line_is_there() -> None:
