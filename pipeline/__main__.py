@@ -33,7 +33,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline import __version__, config
+from pipeline.day import today
 from pipeline.errors import ConfigError, PipelineError, RetryError
+from pipeline.metrics import measured
 from pipeline.secret import Mask, Masked
 
 log = logging.getLogger("pipeline")
@@ -50,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_standard_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     door = _Door(args, verbose=os.environ.get("HYDRA_FULL_ERROR") == "1")
+    today.cache_clear()
     if args == ["--version"]:
         emit(f"tensor-etl-stage {__version__}")
         return 0
@@ -109,17 +112,22 @@ class _Door:
         overrides = " ".join(self.mask.override(each.lstrip("+")) for each in config.overrides())
         self.mask.learn(config.unresolved(cfg), os.environ)
         try:
-            summary = _work(cfg, self)
+            with measured(*config.measured(cfg), self._code_of) as facts:
+                summary = _work(cfg, self)
+                skip = summary["state"] == "nothing to do" and cfg.run.nothing_to_do is config.NothingToDo.skip
+                facts |= {**summary, "code": _SKIP if skip else 0}
         except (Exception, SystemExit) as e:
             if os.getpid() != self.home:
                 raise
             if self.signal:
                 raise SystemExit(128 + self.signal) from e
             return self._record(overrides, e)
-        skip = summary["state"] == "nothing to do" and cfg.run.nothing_to_do is config.NothingToDo.skip
         self.outcomes.append(_Outcome(overrides, _SKIP if skip else 0))
         emit(json.dumps(summary, default=str))
         return summary
+
+    def _code_of(self, e: BaseException) -> int:
+        return 128 + self.signal if self.signal else describe(e)[0]
 
     def _record(self, overrides: str, e: BaseException) -> dict[str, Any]:
         code, message = describe(e)
@@ -187,6 +195,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     from pipeline.run import Options, plan, run
 
     door.mask.learn(plain, os.environ)
+    clock = plain["date"] if config.reads_clock(cfg) else ""
     batch, stream = plain["batch"], plain["stream"]
     options = Options(
         columns=plain["columns"],
@@ -207,7 +216,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
         config=door.mask.data(plain),
-        command=[door.mask.override(each) for each in _command(door.args, plain)],
+        command=[door.mask.override(each) for each in _command(door.args, plain, clock)],
         identity=config.fingerprint(plain, door.mask),
     )
     given = {**parts, "device": resolve(plain["device"]), "options": options}
@@ -255,13 +264,14 @@ def _search_config_folders() -> None:
             sys.path.extend(each for each in (str(folder), str(folder.parent)) if each not in sys.path)
 
 
-def _command(args: Sequence[str], plain: dict[str, Any]) -> list[str]:
-    """The command that repeats this job alone, quoted for a shell."""
+def _command(args: Sequence[str], plain: dict[str, Any], day: str) -> list[str]:
+    """The command that repeats this job alone, quoted for a shell; `day` stands for what was read from the clock."""
     start = ["python", "-m", "pipeline"]
+    dated = [f"date={day}"] if day else []
     if not config.in_sweep():
-        return [*start, *map(shlex.quote, args)]
+        return [*start, *map(shlex.quote, [arg for arg in args if not (day and _sets_date(arg))]), *dated]
     flags = [flag for flag in split(args)[0] if flag not in ("-m", "--multirun")]
-    task = config.overrides()
+    task = [each for each in config.overrides() if not (day and _sets_date(each))] + dated
     path = plain["sink"].get("path")
     place = (
         []
@@ -269,6 +279,10 @@ def _command(args: Sequence[str], plain: dict[str, Any]) -> list[str]:
         else [config.quote("sink.path", path)]
     )
     return [*start, *map(shlex.quote, [*flags, *task]), *place]
+
+
+def _sets_date(arg: str) -> bool:
+    return arg.lstrip("+").startswith("date=")
 
 
 # ---- the process -----------------------------------------------------------------------------------------------------

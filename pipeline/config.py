@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -23,9 +24,10 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import __version__
+from pipeline import __version__, day
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.fence import VARIABLE, Fence, fence
+from pipeline.override import override
 from pipeline.policy import conversion
 from pipeline.secret import Mask, is_secret, seal
 from pipeline.target import prepare, source_hash, suggest, targets
@@ -104,6 +106,11 @@ class Log:
 
 
 @dataclass
+class Metrics:
+    textfile: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
 class Conf:
     """The root. `device` is null here and absent from the YAML: Hydra lets `+device=x` append over a null."""
 
@@ -112,6 +119,7 @@ class Conf:
     sink: Any = MISSING
     engine: Any = MISSING
     action: Action = Action.run
+    date: str = "${today:}"
     columns: Any = None
     carry: Any = "all"
     device: Optional[str] = None  # noqa: UP045
@@ -121,6 +129,7 @@ class Conf:
     run: Run = field(default_factory=Run)
     verify: Verify = field(default_factory=Verify)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 _LEAST = {
@@ -166,6 +175,21 @@ def out_folder() -> str:
     return f"multirun/{job_folder(overrides())}" if in_sweep() else "out"
 
 
+def measured(cfg: DictConfig) -> tuple[str, str]:
+    """File of the metrics, and the output that they are about; empty where nothing is to be, or can be, measured."""
+    with suppress(OmegaConfBaseException):
+        if cfg.action is Action.run and cfg.metrics.textfile:
+            return cfg.metrics.textfile, str(OmegaConf.select(cfg, "sink.path", default=""))
+    return "", ""
+
+
+def reads_clock(cfg: DictConfig) -> bool:
+    """Whether what the run does hangs on the date of today: to repeat it, the date must be given."""
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    texts = [value for key, value in _flat(raw, "") if key != "date"]
+    return "${" in str(raw["date"]) and any("${date" in str(text) for text in texts)
+
+
 def in_sweep() -> bool:
     """Whether Hydra runs this as one job of several."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -194,6 +218,8 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Conf)
     OmegaConf.register_new_resolver("data", data_file, replace=True)
     OmegaConf.register_new_resolver("out", out_folder, replace=True)
+    for name, word in day.WORDS.items():
+        OmegaConf.register_new_resolver(name, word, replace=True)
 
 
 register()
@@ -215,7 +241,7 @@ def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         ConfigError: all problems found, one line each.
     """
-    problems = list(_walk(cfg, ""))
+    problems = [*_walk(cfg, ""), *_clocks(cfg)]
     raw: Any = OmegaConf.to_container(cfg, resolve=not problems, enum_to_str=True)
     problems += _values(raw)
     if refused := _refused({group: raw[group] for group in GROUPS}):
@@ -287,6 +313,15 @@ def _walk(node: DictConfig | ListConfig, path: str, only: str = "") -> Iterator[
             yield from _walk(value, key)
 
 
+def _clocks(cfg: DictConfig) -> Iterator[str]:
+    """Where else than in `date` the clock is read: no report could say what such a run had done."""
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key, value in _flat(raw, ""):
+        found = re.search(rf"\$\{{({'|'.join(day.CLOCK)}):[^}}]*}}", str(value))
+        if found and key != "date":
+            yield f"{key}: only date reads the clock; give 'date={found[0]}' and write ${{date}} here"
+
+
 def _unresolved(key: str, e: OmegaConfBaseException) -> str:
     reason = str(e).splitlines()[0]
     env = re.search(r"Environment variable '(.+?)' not found", reason)
@@ -298,6 +333,8 @@ def _unresolved(key: str, e: OmegaConfBaseException) -> str:
 def _values(raw: Mapping[str, Any]) -> Iterator[str]:
     """What the types of the schema cannot say: the forms of `columns` and `carry`, and least values."""
     columns, carry = raw["columns"], raw["carry"]
+    if not (day.is_day(raw["date"]) or _later(raw["date"])):
+        yield f"date: expected a day as in date=2026-01-31; got {raw['date']!r}"
     stacked = isinstance(columns, dict) and all(_names(v) for v in columns.values())
     if not (columns is None or _names(columns) or stacked or _later(columns)):
         yield f"columns: expected null, a list as in columns=[a,b] or a mapping of new name to list; got {columns!r}"
@@ -400,9 +437,7 @@ def listed(what: str, lines: Sequence[str]) -> str:
 
 def quote(key: str, value: str) -> str:
     """An override whose value reaches Hydra as that very string, quoted for the shell too."""
-    escaped = re.sub(r'(\\*)"', lambda m: m[1] * 2 + '\\"', value)
-    tail = escaped[len(escaped.rstrip("\\")) :]
-    return shlex.quote(f'{key}="{escaped}{tail}"')
+    return shlex.quote(override(key, value))
 
 
 def explain(e: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config
+from pipeline.day import today
 from pipeline.errors import ConfigError
 
 CONF = Path(config.conf_dir())
@@ -112,6 +114,38 @@ def test_plus_does_not_append_over_a_value() -> None:
     assert composed("device=cpu", "++device=cuda").device == "cuda"
 
 
+# ---- date ------------------------------------------------------------------------------------------------------------
+
+
+def resolved(*overrides: str) -> str:
+    """`source.path` after resolution."""
+    _, plain = config.build(composed(*overrides, "transform=identity"))
+    return str(plain["source"]["path"])
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/data/dt=${date}", "/data/dt=2026-03-01"),
+        ("/data/dt=${date_add:${date},-1}", "/data/dt=2026-02-28"),
+        ("/data/year=${date_format:${date},%Y}/month=${date_format:${date},%m}", "/data/year=2026/month=03"),
+        ("/data/${date_format:${date},%Y/%m/%d}", "/data/2026/03/01"),
+        ("/data/${date_format:${date_add:${date},31},%Y%m}", "/data/202604"),
+    ],
+)
+def test_paths_hang_on_the_date(path: str, expected: str) -> None:
+    """A partition of that day, of another, or in other letters."""
+    assert resolved("date=2026-03-01", f'source.path="{path}"') == expected
+
+
+def test_the_clock_says_today() -> None:
+    """Today, yesterday and days ago by the local clock, which is at most a day from that of UTC."""
+    now = dt.date.fromisoformat(today())
+    assert abs(dt.datetime.now(dt.UTC).date() - now) <= dt.timedelta(days=1)
+    for given, days in (("${today:}", 0), ("${yesterday:}", 1), ("${days_ago:40}", 40)):
+        assert resolved(f"date={given}", "source.path=${date}") == str(now - dt.timedelta(days=days))
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +171,14 @@ def test_plus_does_not_append_over_a_value() -> None:
         ("batch.rows=0", "batch.rows must be at least 1; got 0"),
         ("sink.path=out.npy", "sink.path='out.npy' ends in .npy, and this sink writes .parquet files; give sink=npy"),
         ("stream.depth=-1", "stream.depth must be at least 0; got -1"),
+        ("date=20260131", "date: expected a day as in date=2026-01-31; got '20260131'"),
+        ("date=2026-02-30", "date: expected a day"),
+        ("date=${days_ago:few}", "date: its interpolation cannot be resolved"),
+        (
+            "sink.path=${days_ago:2}",
+            "sink.path: only date reads the clock; give 'date=${days_ago:2}' and write ${date}",
+        ),
+        ("columns=[a,'${today:}']", "columns: only date reads the clock"),
     ],
 )
 def test_a_mistake_is_named(override: str, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ TABLE = {
     "batching": [*WAIST, "columns"],
     "progress": WAIST,
     "fit": [*WAIST, "files"],
+    "metrics": [*WAIST, "files"],
+    "override": [],
+    "day": [],
     "manifest": [*WAIST, "files"],
     "layout": [*WAIST, "columns", "policy"],
     "plan": [*WAIST, "columns", "layout", "manifest"],
@@ -73,7 +77,7 @@ FENCES = {
     "hydra": ["config", "target", "rehearsal", "__main__"],
     "omegaconf": ["config", "target", "fence", "rehearsal", "__main__"],
     "threading": ["stream", "watchdog", "device.cuda", "testing.*", "__main__"],  # a lock on buffers; who gets signals
-    "concurrent": ["stream", "testing.*"],
+    "concurrent": ["stream", "testing.*", "airflow"],  # two pipes of a child process are read at once
     "multiprocessing": [],
     "asyncio": [],
     "pickle": ["testing.*"],  # a contract: components travel cold
@@ -94,9 +98,11 @@ FENCES = {
     "safetensors": ["fit", "transform.module", "testing.*"],
     "ray": ["engine.ray"],
     "airflow": ["airflow"],
+    "prometheus_client": ["metrics"],
 }
 
 # What loads torch when it is imported; all else stays quick for --help, a typo, or a scheduler that only parses.
+LIGHT_ELSEWHERE = ["airflow"]  # cannot be imported without Airflow; tests/test_airflow.py looks there
 HEAVY = ["tensors", "transform.*", "device.cpu", "device.cuda", "device.mps", "testing.*"]
 
 
@@ -185,9 +191,17 @@ def test_every_module_is_in_the_architecture() -> None:
     assert sorted(row for row in rows if f"`{row}`" not in page and f"`{row}/*`" not in page) == []
 
 
+def test_the_operator_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Airflow is missing, importing the operator says what to install."""
+    monkeypatch.setitem(sys.modules, "airflow", None)
+    monkeypatch.delitem(sys.modules, "pipeline.airflow", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'tensor-etl-stage\[airflow\]'"):
+        importlib.import_module("pipeline.airflow")
+
+
 def test_torch_waits_until_a_run_starts() -> None:
     """No module outside HEAVY loads torch, or the dataset engine of Arrow, when it is imported."""
-    light = [name for name in MODULES if not fits(name, HEAVY)]
+    light = [name for name in MODULES if not fits(name, [*HEAVY, *LIGHT_ELSEWHERE])]
     code = """
 import importlib, sys
 for name in sys.argv[1:]:

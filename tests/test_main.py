@@ -17,6 +17,7 @@ import pytest
 
 import pipeline
 from pipeline.__main__ import emit, force, main, split
+from pipeline.day import date_add, today
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,6 +130,21 @@ def test_nothing_to_do_may_be_told_to_a_scheduler(here: Path, front: Front) -> N
     code, out, _ = front(*MINE)
     assert (code, json.loads(out[-1])["state"]) == (0, "nothing to do")
     assert front(*MINE, "run.nothing_to_do=skip")[0] == 99
+
+
+@pytest.mark.parametrize(("given", "shift"), [((), 0), (("date=${yesterday:}",), 1)])
+def test_a_run_by_date_is_repeated_with_its_date(here: Path, front: Front, given: tuple[str, ...], shift: int) -> None:
+    """What was read from the clock stands in the report, and its command gives it instead of reading it again."""
+    day = date_add(today(), -shift)
+    Path("x.npy").rename(f"{day}.npy")
+    code, _, err = front(*MINE, "source.path=${date}.npy", *given)
+    assert code == 0, err
+    report = json.loads(Path("y.npy.run/report.json").read_text())
+    assert report["config"]["date"] == day
+    assert report["command"][-2:] == ["'source.path=${date}.npy'", f"date={day}"]
+    assert "yesterday" not in " ".join(report["command"])
+    front(*MINE, "source.path=${date}.npy", f"date={day}", "run.restart=true")
+    assert json.loads(Path("y.npy.run/report.json").read_text())["command"][-2] == f"date={day}"
 
 
 def test_a_plan_is_printed_and_writes_nothing(here: Path, front: Front) -> None:

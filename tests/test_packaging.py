@@ -55,8 +55,8 @@ def test_the_wheel_has_the_console_script_and_the_licence(wheel: Path) -> None:
 
 
 def test_the_constraints_lock_every_dependency() -> None:
-    """constraints.txt holds name==version lines only, among them all that pyproject.toml asks for."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    """constraints*.txt hold name==version lines only, among them all that pyproject.toml asks for."""
+    lines = [line for file in ROOT.glob("constraints*.txt") for line in file.read_text(encoding="utf-8").splitlines()]
     locked = dict(line.split("==") for line in lines if not line.startswith("#"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
