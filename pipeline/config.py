@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -23,6 +23,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import __version__
+from pipeline.checks import parse
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.policy import conversion
 from pipeline.target import prepare, source_hash, suggest, targets
@@ -73,6 +74,13 @@ class Conversion:
 
 
 @dataclass
+class Checks:
+    input: Any = field(default_factory=list)
+    output: Any = field(default_factory=list)
+    unique_rows: int = 100000000
+
+
+@dataclass
 class Run:
     restart: bool = False
     fit: Fit = Fit.check
@@ -111,6 +119,7 @@ class Conf:
     batch: Batch = field(default_factory=Batch)
     stream: Stream = field(default_factory=Stream)
     conversion: Conversion = field(default_factory=Conversion)
+    checks: Checks = field(default_factory=Checks)
     run: Run = field(default_factory=Run)
     verify: Verify = field(default_factory=Verify)
     log: Log = field(default_factory=Log)
@@ -121,6 +130,7 @@ _LEAST = {
     "batch.bytes": 1,
     "stream.depth": 0,
     "stream.bytes": 1,
+    "checks.unique_rows": 1,
     "run.seed": 0,
     "run.threads": 1,
     "verify.rows": 1,
@@ -263,15 +273,20 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"carry: expected all, none or a list as in carry=[id,name]; got {carry!r}"
     known = {f.name for f in fields(Conversion)}  # any other key has been complained about
     if raw["conversion"].keys() <= known and not any(_later(value) for value in raw["conversion"].values()):
-        try:
-            conversion(raw["conversion"])
-        except ConfigError as e:
-            yield str(e)
+        yield from _complaint(conversion, raw["conversion"])
+    yield from _complaint(parse, raw["checks"])
     for key, least in _LEAST.items():
         section, name = key.split(".")
         value = raw[section][name]
         if isinstance(value, (int, float)) and value < least:
             yield f"{key} must be at least {least}; got {value}"
+
+
+def _complaint(read: Callable[[Any], object], section: Any) -> Iterator[str]:
+    try:
+        read(section)
+    except ConfigError as e:
+        yield str(e)
 
 
 def _names(value: Any) -> bool:

@@ -153,7 +153,7 @@ class Manifest:
 
     def _begin(self, identity: Identity) -> None:
         """A new journal that remembers which files the old one listed, so that they go when the new output stands."""
-        self._retired |= {f.path for part in self._parts.values() for f in part.files}
+        self._retired |= self._paths()
         self._parts.clear()
         first = json.dumps({"retired": sorted(self._retired)}) + "\n"
         write_bytes(self._journal, first.encode(), durable=self._durable)
@@ -172,7 +172,7 @@ class Manifest:
         return {key: part for key, part in found.items() if self._whole(part)}
 
     def _whole(self, part: Part) -> bool:
-        return all(self._intact(file) for file in part.files)
+        return all(self._intact(file) for file in (*part.files, *part.side))
 
     def _intact(self, file: File) -> bool:
         try:
@@ -223,7 +223,7 @@ class Manifest:
             "rows": sum(p["rows_out"] for p in parts),
             "parts": parts,
         }
-        listed = {file["path"] for part in parts for file in part["files"]}
+        listed = {file["path"] for part in parts for file in (*part["files"], *part["side"])}
         path = self.where.markers / "_manifest.json"
         (self.where.markers / "_SUCCESS").unlink(missing_ok=True)
         write_json(path, manifest, durable=self._durable)
@@ -233,8 +233,11 @@ class Manifest:
         shutil.rmtree(self.where.temp, ignore_errors=True)
         return manifest
 
+    def _paths(self) -> set[str]:
+        return {f.path for part in self._parts.values() for f in (*part.files, *part.side)}
+
     def _retire(self, listed: set[str]) -> None:
-        known = self._retired | {f.path for part in self._parts.values() for f in part.files}
+        known = self._retired | self._paths()
         with storage(self.where.root):
             for path in known - listed:
                 (self.where.root / path).unlink(missing_ok=True)
@@ -281,5 +284,5 @@ def _drop_torn_line(journal: Path) -> None:
 
 
 def _part(record: dict[str, Any]) -> Part:
-    files = tuple(File(**file) for file in record.pop("files"))
-    return Part(**{**record, "files": files, "splits": tuple(record["splits"])})
+    files, side = (tuple(File(**file) for file in record.pop(key, ())) for key in ("files", "side"))
+    return Part(**{**record, "files": files, "side": side, "splits": tuple(record["splits"])})

@@ -42,6 +42,7 @@ from pipeline.core import (
     rowwise,
 )
 from pipeline.errors import DTypeError, PipelineError, RetryError, TransformError
+from pipeline.inspection import Inspection, Inspector
 from pipeline.layout import ROWS, STARTS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
 from pipeline.stream import Flow
@@ -85,6 +86,7 @@ class Worker:
     seed: int = 0
     ways: Ways | None = None
     wrote: Callable[[int], None] = field(default=lambda _: None)
+    inspector: Inspector = field(default_factory=Inspector)
     ceiling: int = 0
     """Rows that the device was found to have memory for; 0 if it was never full."""
 
@@ -107,13 +109,17 @@ class Worker:
                     first = 0
                     for chunk in rebatch(self.source.read(split), batch_rows):
                         if held is not None:
-                            yield held
+                            yield self._inspected(held)
                         held = Batch(task, split, first, rows_of(chunk), chunk, last=False)
                         first += held.rows
                 if held is not None:
-                    yield Batch(held.task, held.split, held.first, held.rows, held.columns, last=True)
+                    yield self._inspected(replace(held, last=True))
 
         return read
+
+    def _inspected(self, batch: Batch) -> Batch:
+        with _naming(batch):
+            return self.inspector.enter(batch)
 
     def _upload(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Staged]]:
         for batch in batches:
@@ -121,8 +127,7 @@ class Worker:
                 arrays = self.layout.enter(batch.columns)
             rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
             nulls = {name: count for name in self.layout.used if (count := columns.nulls(batch.columns[name]))}
-            slim = Batch(batch.task, batch.split, batch.first, batch.rows, rest, batch.last, nulls)
-            yield slim, self.device.upload(arrays)
+            yield replace(batch, columns=rest, nulls=nulls), self.device.upload(arrays)
 
     def _compute(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
         from torch import manual_seed
@@ -203,22 +208,25 @@ class Worker:
                 if tally is None:
                     writer = self.sink.open(batch.task, self.ways.stored)
                     stack.callback(writer.abort)
-                    tally = _Tally(batch.task, writer)
+                    tally = _Tally(batch.task, writer, self.inspector.open(batch.task))
+                    stack.callback(tally.inspection.abort)
                 with _naming(batch):
-                    leaving = self._restore(batch, arrays)
+                    index = _index(arrays.get(ROWS))
+                    leaving, found = self.inspector.leave(batch, self._restore(batch, arrays, index), index)
                     writer.write(leaving)
+                    tally.inspection.add("input", batch.found)
+                    tally.inspection.add("output", found)
                 tally.add(batch, leaving)
                 self.wrote(batch.rows)
                 if batch.last:
-                    part = tally.close()
+                    part = tally.close(moves=self.ways.moves)
                     stack.pop_all()
                     tally = None
                     yield part
 
-    def _restore(self, batch: Batch, arrays: Arrays) -> Columns:
+    def _restore(self, batch: Batch, arrays: Arrays, index: Array | None) -> Columns:
         """Columns of the output, in the types that the sink stores."""
         assert self.ways is not None
-        index = _index(arrays.get(ROWS))
         leaving: Columns = {}
         for exit_, stored in zip(self.ways.exits, self.ways.stored.fields, strict=True):
             if exit_.tensor is None:
@@ -270,8 +278,10 @@ class _Piece:
     def halves(self) -> list[_Piece]:
         """Two pieces with half of the rows each, in order."""
         b, half = self.batch, -(-self.batch.rows // 2)
-        head = replace(b, rows=half, columns=cut(b.columns, 0, half), last=False)
-        tail = replace(b, first=b.first + half, rows=b.rows - half, columns=cut(b.columns, half, b.rows), nulls={})
+        places = (None, None) if b.places is None else (b.places[:half], b.places[half:])
+        head = replace(b, rows=half, columns=cut(b.columns, 0, half), last=False, places=places[0])
+        tail = replace(b, rows=b.rows - half, columns=cut(b.columns, half, b.rows), places=places[1])
+        tail = replace(tail, first=int(b.rows_at(None)[half]), nulls={}, found=None)
         return [
             _Piece(
                 batch,
@@ -301,6 +311,7 @@ class _Tally:
 
     task: Task
     writer: Writer
+    inspection: Inspection
     rows_in: int = 0
     rows_out: int = 0
     nulls_in: Counter[str] = field(default_factory=Counter)
@@ -312,11 +323,29 @@ class _Tally:
         self.nulls_in.update(batch.nulls)
         self.nulls_out.update({name: count for name, column in leaving.items() if (count := columns.nulls(column))})
 
-    def close(self) -> Part:
+    def close(self, *, moves: bool) -> Part:
+        quarantined = self.inspection.quarantined
+        rows_in = self.rows_in + quarantined.get("input", 0)
+        if not moves and rows_in != self.rows_out + sum(quarantined.values()):
+            raise PipelineError(f"of {rows_in} rows read, {self.rows_out} are written and {quarantined} in quarantine")
+        side = self.inspection.close()
         files = self.writer.close()
         ids = tuple(split.id for split in self.task.splits)
-        counts = dict(sorted(self.nulls_in.items())), dict(sorted(self.nulls_out.items()))
-        return Part(self.task.key, self.task.index, ids, self.rows_in, self.rows_out, files, *counts)
+        nulls_in, nulls_out = dict(sorted(self.nulls_in.items())), dict(sorted(self.nulls_out.items()))
+        checks = self.inspection.checks
+        return Part(
+            self.task.key,
+            self.task.index,
+            ids,
+            rows_in,
+            self.rows_out,
+            files,
+            nulls_in,
+            nulls_out,
+            checks,
+            quarantined,
+            side,
+        )
 
 
 def _apart(tensors: Tensors) -> tuple[Tensors, Validity]:
