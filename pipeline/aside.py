@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipeline import columns
 from pipeline.columns import arrow_field
-from pipeline.core import Array, ArrayField, Columns, Part, Schema, Split, Task, Writer
+from pipeline.core import Array, ArrayField, Columns, File, Part, Schema, Split, Task, Writer
 from pipeline.errors import ConfigError, DTypeError
 from pipeline.files import Home, Publication, npy_header, raw, storage
 from pipeline.sink.parquet import Parquet
@@ -93,6 +93,10 @@ class Aside:
     def _name(self, folder: str, task: Task, suffix: str) -> str:
         stem = task.name or f"{Path(self.where.single).stem}-{task.key[:8]}"
         return (self.where.state / folder / f"{stem}{suffix}").relative_to(self.where.root).as_posix()
+
+    def remove(self, file: File) -> None:
+        """Take back a file whose part failed."""
+        (self.where.root / file.path).unlink(missing_ok=True)
 
     def sweep(self, parts: Iterable[Part]) -> None:
         """Remove files that belong to no part: those of a killed run, or of an output that is made anew."""

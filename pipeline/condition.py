@@ -173,7 +173,7 @@ def _rows(broken: Array, valid: Array | None) -> Array | None:
     """One truth value for each row, and only where there is a value; None if none is True."""
     if not broken.any():
         return None
-    broken = broken.reshape(len(broken), -1).any(axis=1)
+    broken = np.asarray(broken.reshape(len(broken), -1).any(axis=1))
     if valid is not None:
         broken &= valid
     return broken if broken.any() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -105,16 +106,18 @@ class Inspection:
 
     def close(self) -> tuple[File, ...]:
         """Publish the files."""
-        files = [file for writer in self._writers.values() for file in writer.close()]
-        if self._aside is not None:
-            files += [self._keep(self._aside, label, keys) for label, keys in self._keys.items()]
-        return tuple(files)
+        return () if self._aside is None else tuple(self._publish(self._aside))
 
-    def _keep(self, aside: Aside, label: str, keys: Array) -> File:
-        made = aside.keys(label, self._task, keys)
-        self._undo.callback(made.retract)
-        self.checks[label]["keys"] = made.name
-        return made.publish(len(keys))
+    def _publish(self, aside: Aside) -> Iterator[File]:
+        for writer in self._writers.values():
+            for file in writer.close():
+                self._undo.callback(aside.remove, file)  # the writer takes back only what it could not finish
+                yield file
+        for label, keys in self._keys.items():
+            made = aside.keys(label, self._task, keys)
+            self._undo.callback(made.retract)
+            self.checks[label]["keys"] = made.name
+            yield made.publish(len(keys))
 
     def abort(self) -> None:
         """Leave no file behind, published or not. Harmless when called twice."""
