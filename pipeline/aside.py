@@ -5,7 +5,8 @@
     _pipeline/unique/part-00000-1f2e3d4c.5e6f7a8b.npy          keys of one column (see `seen`)
 
 A refused row keeps all its columns and gets four more: the split and the row it comes from, the first check that it
-breaks, and a message that names all of them.
+breaks, and a message that names all of them. Dictionary columns are kept as plain values: which words a batch without
+refused rows brought along must not be seen in the file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from pipeline import columns
 from pipeline.columns import arrow_field
-from pipeline.core import Array, ArrayField, Columns, File, Part, Schema, Split, Task, Writer
+from pipeline.core import Array, ArrayField, Column, Columns, File, Part, Schema, Split, Task, Writer
 from pipeline.errors import ConfigError, DTypeError
 from pipeline.files import Home, Publication, npy_header, raw, storage
 from pipeline.sink.parquet import Parquet
@@ -104,12 +105,14 @@ class Aside:
         with storage(self.where.state):
             for folder in _FOLDERS:
                 for file in (self.where.state / folder).rglob("*.*"):
-                    if file not in listed:
+                    if file not in listed and file.is_file():
                         file.unlink()
 
 
 def _stored(schema: Schema) -> Schema:
-    return Schema((*(arrow_field(f, complex_="pairs") for f in schema.fields), *_OWN), schema.metadata)
+    fields = [arrow_field(f, complex_="pairs") for f in schema.fields]
+    plain = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in fields]
+    return Schema((*plain, *_OWN), schema.metadata)
 
 
 def refused(rows: Columns, index: Array, split: Split, places: Array, why: Columns) -> Columns:
@@ -122,5 +125,9 @@ def refused(rows: Columns, index: Array, split: Split, places: Array, why: Colum
         places: index within the split of those that leave.
         why: their columns `_check` and `_message`.
     """
-    kept: Columns = {name: columns.take(column, index) for name, column in rows.items()}
+    kept: Columns = {name: _plain(columns.take(column, index)) for name, column in rows.items()}
     return {**kept, "_split": pa.repeat(split.id, len(index)), "_row": pa.array(places, pa.int64()), **why}
+
+
+def _plain(column: Column) -> Column:
+    return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column

@@ -195,6 +195,12 @@ class Batch:
         stop = self.first + self.rows if self.places is None or not self.rows else int(self.places[-1]) + 1
         return f"{self.split.path or self.split.id}, rows {self.first}-{stop} of split {self.split.id}"
 
+    @property
+    def rows_read(self) -> int:
+        """Its rows, and those that checks of the input have taken out of it."""
+        refused = self.found.refused if self.found is not None else {}
+        return self.rows + (len(next(iter(refused.values()))) if refused else 0)
+
     def rows_at(self, index: Array | None) -> Array:
         """Places within the split of the rows at `index`; None for all."""
         places = np.arange(self.first, self.first + self.rows) if self.places is None else self.places

@@ -26,6 +26,7 @@ from pipeline.core import (
     Setup,
     Sink,
     Source,
+    Split,
     TakesValidity,
     Task,
     Tensors,

@@ -217,7 +217,7 @@ class Worker:
                     tally.inspection.add("input", batch.found)
                     tally.inspection.add("output", found)
                 tally.add(batch, leaving)
-                self.wrote(batch.rows)
+                self.wrote(batch.rows_read)
                 if batch.last:
                     part = tally.close(moves=self.ways.moves)
                     stack.pop_all()
@@ -259,7 +259,7 @@ class Worker:
             with _naming(batch), self.device.compute(), _transform_errors(), _grad(self.layout):
                 tensors, validity = _apart(self.device.ready(handed))
                 part = transform.update(part, seen(tensors, self.layout), validity)
-            self.wrote(batch.rows)
+            self.wrote(batch.rows_read)
         return total if part is None else transform.merge(total, part)
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 import torch
 
 from pipeline.checks import parse
-from pipeline.core import Output
+from pipeline.core import Columns, Output, Split
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
 from pipeline.errors import ConfigError, DataError, OutputError, PipelineError
@@ -81,6 +82,34 @@ def test_refused_rows_leave_with_all_their_columns(tmp_path: Path, size: int, de
     assert kept.select(table().column_names).equals(table().take(bad), check_metadata=True)
     assert rows(tmp_path / "a") == [i for i in range(250) if i not in bad]
     assert (summary["rows_in"], summary["rows"], summary["quarantined"]) == (250, 250 - len(bad), len(bad))
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_words_of_rows_that_stay_leave_no_trace_in_quarantine(tmp_path: Path, size: int) -> None:
+    """Dictionaries whose words come in another order in each piece; in quarantine they are plain."""
+    words = [pa.array(["a", "b"][:: 1 if i % 2 else -1] * 5).dictionary_encode() for i in range(9)]
+    second = pa.array([int(10 <= i < 20) for i in range(90)])
+    source = Pieces(table(90).append_column("d", pa.chunked_array(words)).append_column("q", second), splits_of=90)
+    bad = {"column": "q", "max": 0, "action": "quarantine"}
+    for name, rows_ in (("a", size), ("b", 90)):
+        run(tmp_path / name, bad, source=source, batch_rows=rows_)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert aside(tmp_path / "a")["d"].to_pylist() == source.table["d"].to_pylist()[10:20]
+
+
+class Pieces(Rows):
+    """A table that is read as it is cut."""
+
+    def read(self, split: Split) -> Iterator[Columns]:
+        for batch in self.table.to_batches():
+            yield dict(zip(batch.schema.names, batch.columns, strict=True))
+
+
+def test_progress_counts_the_rows_that_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Else a run would seem to stop before its end."""
+    with caplog.at_level(logging.INFO, "pipeline"):
+        run(tmp_path / "a", X_LOW, WORDS, progress="lines", every=0.0)
+    assert "250 rows of 250 (100%)" in caplog.text
 
 
 def test_a_refused_row_says_where_it_comes_from_and_why(tmp_path: Path) -> None:

@@ -391,6 +391,7 @@ class ParquetFile:
         """Remove it, published or not."""
         self._held, self._loose = [], []
         self._parquet.is_open = False  # else it would write a footer when it is collected
+        self._parquet.writer = None  # Arrow still writes one as it goes: now, while there is a file to take it
         self._publication.retract()
 
 
