@@ -325,7 +325,8 @@ def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
 
     The transform, the options of source and sink that shape rows or files, column selection, conversion and seed;
     SHA-256 of the module behind each `_target_` outside this package and of each file that the transform names (a new
-    path to the same weights is the same transform); the version of this package. Not in it: device, engine, batch,
+    path to the same weights is the same transform); the version of this package. Checks that take rows out are added
+    where they meet the columns (`rules`). Not in it: device, engine, batch,
     stream, log, restart, and the paths of source and sink.
     """
     chosen: dict[str, Any] = {

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pipeline.core import Part
 from pipeline.plan import Plan, counted, human
-from pipeline.rules import Outcome
+from pipeline.rules import Outcome, warnings
 
 LIBRARIES = ("torch", "numpy", "pyarrow", "hydra-core", "omegaconf", "safetensors")
 
@@ -61,7 +61,7 @@ class Report:
             "rows_in": sum(p.rows_in for p in self.parts),
             "rows": sum(p.rows_out for p in self.parts),
             "quarantined": quarantined(self.parts),
-            "warnings": warned(self.outcomes),
+            "warnings": len(warnings(self.outcomes)),
             "checks": [outcome.facts() for outcome in self.outcomes],
             "parts": len(self.parts),
             "parts_made": self.made,
@@ -84,7 +84,9 @@ class Report:
 
     def _checks(self) -> str:
         held = counted(len(self.outcomes), "check")
-        return f"{held}, {quarantined(self.parts):,} rows quarantined, {counted(warned(self.outcomes), 'warning')}"
+        return (
+            f"{held}, {quarantined(self.parts):,} rows quarantined, {counted(len(warnings(self.outcomes)), 'warning')}"
+        )
 
     def _nulls(self, which: str) -> dict[str, int]:
         total: Counter[str] = Counter()
@@ -121,11 +123,6 @@ class Report:
 def quarantined(parts: Sequence[Part]) -> int:
     """Rows that checks took out."""
     return sum(sum(part.quarantined.values()) for part in parts)
-
-
-def warned(outcomes: Sequence[Outcome]) -> int:
-    """Checks that warn."""
-    return sum(outcome.action == "warn" and not outcome.held for outcome in outcomes)
 
 
 def _lane(lane: LaneTimes) -> dict[str, Any]:

@@ -168,18 +168,22 @@ class Rules:
                 yield Outcome(text, check.action, rows[phase], held=held)
 
 
-def judge(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The warnings; what fails is raised.
+def warnings(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those to warn of."""
+    return [o for o in outcomes if o.action == "warn" and not o.held]
+
+
+def judge(outcomes: Sequence[Outcome]) -> None:
+    """Refuse a run for which a rule that fails does not hold.
 
     Raises:
-        DataError: a rule about the whole run that fails does not hold.
+        DataError: all such rules.
     """
     _raise(
         [o for o in outcomes if o.action == "fail" and not o.held],
         "The parts are kept, and this run does not declare the output complete. Correct the input, or the limit, which "
         "reads nothing again",
     )
-    return [o for o in outcomes if o.action == "warn" and not o.held]
 
 
 def _raise(failed: Sequence[Outcome], way_out: str) -> None:

@@ -40,8 +40,8 @@ from pipeline.manifest import Manifest, digest
 from pipeline.plan import Plan, counted, tasks
 from pipeline.policy import Conversion
 from pipeline.progress import progress
-from pipeline.report import Report, quarantined, versions, warned
-from pipeline.rules import PHASES, Outcome, Rules, bind, judge
+from pipeline.report import Report, quarantined, versions
+from pipeline.rules import PHASES, Outcome, Rules, bind, judge, warnings
 from pipeline.stream import Flow
 from pipeline.worker import Ways, Worker, probe, seen
 
@@ -478,10 +478,11 @@ def _report(stage: Stage, report: Report) -> dict[str, Any]:
 
 
 def _judged(stage: Stage, parts: Sequence[Part]) -> list[Outcome]:
-    """What became of all checks, a line in the log for each that warns."""
+    """What became of all checks, with a line in the log for each that warns."""
     outcomes = stage.rules.outcomes(parts, stage.where.root)
-    for outcome in judge(outcomes):
+    for outcome in warnings(outcomes):
         log.warning("check %s", outcome)
+    judge(outcomes)
     return outcomes
 
 
@@ -493,7 +494,7 @@ def _nothing_to_do(stage: Stage, parts: Sequence[Part], outcomes: Sequence[Outco
         "rows_in": sum(p.rows_in for p in parts),
         "rows": sum(p.rows_out for p in parts),
         "quarantined": quarantined(parts),
-        "warnings": warned(outcomes),
+        "warnings": len(warnings(outcomes)),
         "parts": len(parts),
         "parts_made": 0,
         "bytes": sum(f.bytes for p in parts for f in p.files),

@@ -54,6 +54,14 @@ def test_bench_convert_measures_every_route_and_writes_its_own_section(tmp_path:
         assert [line.count("|") for line in text.splitlines() if line.startswith(f"| {route}")] == [10, 10], route
 
 
+def test_bench_checks_asks_each_check(capsys: pytest.CaptureFixture[str]) -> None:
+    """A row for each, with its time."""
+    bench.checks(Namespace(rows=1000, batch_rows=300, repetitions=1, write=None))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(bench.ASKED)
+    assert all(float(row.split(" | ")[2]) > 0 for row in rows)
+
+
 def test_bench_makes_a_page_and_writes_its_section_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first run needs nothing prepared, and the next replaces what it wrote."""
     page = tmp_path / "docs" / "page.md"
