@@ -404,6 +404,8 @@ def explain(e: Exception) -> str:
         )
         return f"unknown key '{unknown[3]}'{hint}{where}"
     full_key = re.search(r"full_key: (\S+)", text)
+    if full_key and "Cannot merge DictConfig with ListConfig" in text:
+        return f"{full_key[1]}: expected a list, as in {full_key[1]}=[{{...}}, ...]{where}"
     if full_key:
         lines = [line for line in text.splitlines() if line and not line.startswith(("Error merging", "In '", "    "))]
         return f"{full_key[1]}: {lines[0] if lines else text}{where}"

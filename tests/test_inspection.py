@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,11 +21,12 @@ import pytest
 import torch
 
 from pipeline.checks import parse
-from pipeline.core import Columns, Output, Split
+from pipeline.core import Columns, Output, Schema, Split
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
 from pipeline.errors import ConfigError, DataError, OutputError, PipelineError
 from pipeline.manifest import read_manifest
+from pipeline.rules import bind
 from pipeline.run import Options, plan
 from pipeline.sink.npy import Npy
 from pipeline.sink.npz import Npz
@@ -485,6 +487,18 @@ def stage(out: Path, *entries: dict[str, Any], output: Any = ()) -> dict[str, An
     options = Options(columns=NUMBERS, batch_rows=16, progress="none", checks=checks)
     parts = {"source": Rows(table()), "transform": same, "sink": Parquet(str(out)), "engine": Local(), "device": Cpu()}
     return {**parts, "options": options}
+
+
+def test_rules_travel_cold() -> None:
+    """To a worker in another process, where they find the same."""
+    schema = Schema(tuple(table().schema))
+    rules = bind(parse({"input": [X_LOW, WORDS, {"column": "n", "nulls": 3}, {"rows": {"min": 1}}]}), schema, schema)
+    back = pickle.loads(pickle.dumps(rules))
+    assert back.tables == rules.tables
+    for rule, other in zip(rules.columns, back.columns, strict=True):
+        column = table()[rule.column].combine_chunks()
+        assert rule.condition is not None
+        np.testing.assert_array_equal(rule.condition.broken(column), other.condition.broken(column))
 
 
 def test_a_plan_shows_what_is_asked(tmp_path: Path) -> None:
