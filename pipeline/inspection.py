@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,15 +12,15 @@ from pipeline.aside import Aside
 from pipeline.batching import rows_of
 from pipeline.core import Array, Batch, Columns, File, Findings, Task, Writer
 from pipeline.finding import Finding, Unique
-from pipeline.rules import PHASES, Rules
+from pipeline.rules import PHASES, Rule, Rules
 
 
 @dataclass
 class Inspector:
-    """Looks at every batch of a flow, twice.
+    """Looks at every batch of a flow on its way in, in their order, and opens a record for each part.
 
     Rows that are refused leave their batch at once and travel beside it, so that the lane that writes the part writes
-    them too. Each phase is asked in one thread, in the order of the batches.
+    them too.
 
     Attributes:
         aside: where refused rows and unique values go; None drops them.
@@ -28,13 +28,16 @@ class Inspector:
 
     rules: Rules = field(default_factory=Rules)
     aside: Aside | None = None
-    _unique: dict[str, Unique] = field(default_factory=dict)
+    _unique: Unique | None = None
 
     def enter(self, batch: Batch) -> Batch:
         """The batch without the rows that checks of the input refuse."""
-        if not self.rules.of("input"):
+        rules = self.rules.of("input")
+        if not rules:
             return batch
-        found, stay = self._look("input", batch, batch.columns, None)
+        if self._unique is None or self._unique.task is not batch.task:
+            self._unique = Unique(batch.task, self.rules.unique_rows)
+        found, stay = _look(rules, self._unique, batch, batch.columns, None)
         if stay is None:
             return replace(batch, found=found)
         places = batch.rows_at(stay)
@@ -42,27 +45,21 @@ class Inspector:
         kept = _taken(batch.columns, stay)
         return replace(batch, first=first, rows=len(stay), columns=kept, places=places, found=found)
 
-    def leave(self, batch: Batch, rows: Columns, index: Array | None) -> tuple[Columns, Findings | None]:
-        """The rows of the output without those that its checks refuse; `index` says which input rows they come from."""
-        if not self.rules.of("output"):
-            return rows, None
-        found, stay = self._look("output", batch, rows, index)
-        return rows if stay is None else _taken(rows, stay), found
-
-    def _look(self, phase: str, batch: Batch, rows: Columns, index: Array | None) -> tuple[Findings, Array | None]:
-        unique = self._unique.get(phase)
-        if unique is None or unique.task is not batch.task:
-            unique = self._unique[phase] = Unique(batch.task, self.rules.unique_rows)
-        finding = Finding(batch, rows, index)
-        finding.ask([rule for rule in self.rules.of(phase) if rule.condition is not None], unique)
-        for rule in self.rules.of(phase):  # each of them asks only the rows that those before it let stay
-            if rule.condition is None:
-                finding.ask([rule], unique)
-        return finding.findings(unique), finding.stay
-
     def open(self, task: Task) -> Inspection:
         """A record for the part of a task."""
         return Inspection(task, self.rules, self.aside)
+
+
+def _look(
+    rules: Sequence[Rule], unique: Unique, batch: Batch, rows: Columns, index: Array | None
+) -> tuple[Findings, Array | None]:
+    """What the rules find, and the index of the rows that stay; None if all do."""
+    finding = Finding(batch, rows, index)
+    finding.ask([rule for rule in rules if rule.condition is not None], unique)
+    for rule in rules:  # each of these asks only the rows that those before it let stay
+        if rule.condition is None:
+            finding.ask([rule], unique)
+    return finding.findings(unique), finding.stay
 
 
 def _taken(rows: Columns, index: Array) -> Columns:
@@ -79,18 +76,33 @@ class Inspection:
         self.checks: dict[str, dict[str, Any]] = {r.label: {"rows": 0, "first": ""} for r in rules.columns}
         self.quarantined = {phase: 0 for phase in PHASES if rules.refuses(phase)}
         self._task = task
+        self._rules = rules.of("output")
+        self._unique = Unique(task, rules.unique_rows)
         self._aside = aside
         self._writers: dict[str, Writer] = {}
         self._keys: dict[str, Array] = {}
         self._undo = ExitStack()
 
-    def add(self, phase: str, found: Findings | None) -> None:
-        """Count what was found in a batch, and write the rows that were refused."""
-        if found is None:
-            return
-        for label, (rows, first) in found.broken.items():
+    def leave(self, batch: Batch, rows: Columns, index: Array | None) -> Columns:
+        """The rows of the output without those that its checks refuse; what was found on both ways is counted.
+
+        Args:
+            batch: what was read.
+            rows: the output.
+            index: which rows of the batch they come from; None for all in order.
+        """
+        if batch.found is not None:
+            self._add("input", batch.found)
+        if not self._rules:
+            return rows
+        found, stay = _look(self._rules, self._unique, batch, rows, index)
+        self._add("output", found)
+        return rows if stay is None else _taken(rows, stay)
+
+    def _add(self, phase: str, found: Findings) -> None:
+        for label, (count, first) in found.broken.items():
             seen = self.checks[label]
-            self.checks[label] = {"rows": seen["rows"] + rows, "first": seen["first"] or first}
+            self.checks[label] = {"rows": seen["rows"] + count, "first": seen["first"] or first}
         self._keys |= found.keys
         if found.refused:
             self.quarantined[phase] += rows_of(found.refused)

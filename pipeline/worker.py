@@ -109,21 +109,18 @@ class Worker:
                     first = 0
                     for chunk in rebatch(self.source.read(split), batch_rows):
                         if held is not None:
-                            yield self._inspected(held)
+                            yield held
                         held = Batch(task, split, first, rows_of(chunk), chunk, last=False)
                         first += held.rows
                 if held is not None:
-                    yield self._inspected(replace(held, last=True))
+                    yield Batch(held.task, held.split, held.first, held.rows, held.columns, last=True)
 
         return read
 
-    def _inspected(self, batch: Batch) -> Batch:
-        with _naming(batch):
-            return self.inspector.enter(batch)
-
     def _upload(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Staged]]:
-        for batch in batches:
-            with _naming(batch):
+        for read in batches:
+            with _naming(read):
+                batch = self.inspector.enter(read)
                 arrays = self.layout.enter(batch.columns)
             rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
             nulls = {name: count for name in self.layout.used if (count := columns.nulls(batch.columns[name]))}
@@ -212,10 +209,8 @@ class Worker:
                     stack.callback(tally.inspection.abort)
                 with _naming(batch):
                     index = _index(arrays.get(ROWS))
-                    leaving, found = self.inspector.leave(batch, self._restore(batch, arrays, index), index)
+                    leaving = tally.inspection.leave(batch, self._restore(batch, arrays, index), index)
                     writer.write(leaving)
-                    tally.inspection.add("input", batch.found)
-                    tally.inspection.add("output", found)
                 tally.add(batch, leaving)
                 self.wrote(batch.rows_read)
                 if batch.last:
