@@ -5,10 +5,11 @@ Here the words are read, before any column is known; `rules` brings them to the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
+from math import isnan
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -168,21 +169,27 @@ def _of_columns(given: Mapping[str, Any], place: str, action: str) -> Check:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{place}.column: expected a name or a list of names; got {given['column']!r}")
-    tests = [Term(kind, _limit(given[kind], f"{place}.{kind}", share=False)) for kind in COUNTED if kind in given]
-    tests += [
-        Term(kind, _limit(given[key], f"{place}.{key}", share=True)) for key, kind in _SHARES.items() if key in given
-    ]
+    tests = tuple(_terms(given, place))
+    if not tests:
+        raise ConfigError(f"{place}: nothing is asked of {', '.join(names)}; tests are {', '.join(_TESTS)}")
+    return Check(place, action, tuple(names), tests)
+
+
+def _terms(given: Mapping[str, Any], place: str) -> Iterator[Term]:
+    for kind in COUNTED:
+        if kind in given:
+            yield Term(kind, _limit(given[kind], f"{place}.{kind}", share=False))
+    for key, kind in _SHARES.items():
+        if key in given:
+            yield Term(kind, _limit(given[key], f"{place}.{key}", share=True))
     if "min" in given or "max" in given:
-        tests.append(_range(given, place))
+        yield _range(given, place)
     if "allowed" in given:
-        tests.append(_allowed(given["allowed"], place))
+        yield _allowed(given["allowed"], place)
     if "unique" in given:
         if given["unique"] is not True:
             raise ConfigError(f"{place}.unique: expected true; leave it out if values may repeat")
-        tests.append(Term("unique"))
-    if not tests:
-        raise ConfigError(f"{place}: nothing is asked of {', '.join(names)}; tests are {', '.join(_TESTS)}")
-    return Check(place, action, tuple(names), tuple(tests))
+        yield Term("unique")
 
 
 def _range(given: Mapping[str, Any], place: str) -> Term:
@@ -190,7 +197,7 @@ def _range(given: Mapping[str, Any], place: str) -> Term:
     for key, bound in (("min", low), ("max", high)):
         if isinstance(bound, (bool, Mapping)) or (isinstance(bound, Sequence) and not isinstance(bound, str)):
             raise ConfigError(f"{place}.{key}: expected a number, or a date or time as text; got {bound!r}")
-        if isinstance(bound, float) and bound != bound:  # noqa: PLR0124  (NaN)
+        if isinstance(bound, float) and isnan(bound):
             raise ConfigError(f"{place}.{key}: NaN bounds nothing; nan: 0 refuses NaN")
     return Term("range", low=low, high=high)
 
@@ -198,7 +205,7 @@ def _range(given: Mapping[str, Any], place: str) -> Term:
 def _allowed(values: object, place: str) -> Term:
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise ConfigError(f"{place}.allowed: expected a list of values; got {values!r}")
-    if any(value is None or str(value) == "nan" for value in values):
+    if any(value is None or (isinstance(value, float) and isnan(value)) for value in values):
         raise ConfigError(f"{place}.allowed: nulls pass, NaN does not; test for them with nulls and nan")
     return Term("allowed", allowed=tuple(values))
 

@@ -24,6 +24,12 @@ def test_on_a_command_line_nan_and_inf_are_numbers() -> None:
     assert [term.kind for term in check.tests] == ["nan", "inf"]
 
 
+def test_a_text_may_look_like_a_number() -> None:
+    """In a list of strings, nan is a word."""
+    (check,) = parse({"input": [{"column": "x", "allowed": ["nan", "inf"]}]}).input
+    assert check.tests[0].allowed == ("nan", "inf")
+
+
 @pytest.mark.parametrize(
     ("limit", "holds"),
     [
@@ -64,6 +70,7 @@ def test_no_rows_have_no_share() -> None:
         ({"column": "x", "max": float("nan")}, "checks.input[0].max: NaN bounds nothing; nan: 0 refuses NaN"),
         ({"column": "x", "allowed": "JFK"}, "checks.input[0].allowed: expected a list of values"),
         ({"column": "x", "allowed": ["a", None]}, "checks.input[0].allowed: nulls pass, NaN does not"),
+        ({"column": "x", "allowed": [float("nan")]}, "checks.input[0].allowed: nulls pass, NaN does not"),
         ({"column": "x", "unique": False}, "checks.input[0].unique: expected true"),
         ({"column": "x", "nan": 0.5}, "checks.input[0].nan: expected a count of rows, 0 or more"),
         ({"column": "x", "nan": -1}, "checks.input[0].nan: expected a count of rows, 0 or more"),
