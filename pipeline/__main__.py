@@ -190,6 +190,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: idle lanes must not spin
     parts, plain = config.build(cfg)
 
+    from pipeline.checks import parse
     from pipeline.device import resolve
     from pipeline.policy import conversion
     from pipeline.run import Options, plan, run
@@ -205,6 +206,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
         stream_depth=stream["depth"],
         stream_bytes=stream["bytes"],
         conversion=conversion(plain["conversion"]),
+        checks=parse(plain["checks"]),
         restart=plain["run"]["restart"],
         fit=plain["run"]["fit"],
         seed=plain["run"]["seed"],

@@ -87,7 +87,7 @@ def audit(path: str) -> Audit:
     manifest, problems = _manifest(where)
     problems += _sums(manifest)
     parts = manifest["parts"]
-    listed = [File(**file) for part in parts for file in part["files"]]
+    listed = [File(**file) for part in parts for file in _files(part)]
     wrong = {file.path: told for file in listed if (told := _differs(where, file))}
     problems += [f"{name}: {told}" for name, told in wrong.items()]
     journal, damage = _journal(where)
@@ -134,9 +134,14 @@ def _check_form(manifest: Any) -> None:
     int(manifest["rows"]), int(manifest["rows_in"])
     for part in manifest["parts"]:
         str(part["key"]), int(part["rows_in"]), int(part["rows_out"])
-        for file in map(_file, part["files"]):
+        for file in map(_file, _files(part)):
             if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
                 raise ValueError(f"it lists {file.path!r}, which is outside the output")
+
+
+def _files(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Data, and what checks have put aside."""
+    return [*part["files"], *part.get("side", ())]
 
 
 def _file(record: Mapping[str, Any]) -> File:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -25,6 +25,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import __version__, day
+from pipeline.checks import parse
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.fence import VARIABLE, Fence, fence
 from pipeline.override import override
@@ -79,6 +80,13 @@ class Conversion:
 
 
 @dataclass
+class Checks:
+    input: Any = field(default_factory=list)
+    output: Any = field(default_factory=list)
+    unique_rows: int = 100000000
+
+
+@dataclass
 class Run:
     restart: bool = False
     fit: Fit = Fit.check
@@ -126,6 +134,7 @@ class Conf:
     batch: Batch = field(default_factory=Batch)
     stream: Stream = field(default_factory=Stream)
     conversion: Conversion = field(default_factory=Conversion)
+    checks: Checks = field(default_factory=Checks)
     run: Run = field(default_factory=Run)
     verify: Verify = field(default_factory=Verify)
     log: Log = field(default_factory=Log)
@@ -137,6 +146,7 @@ _LEAST = {
     "batch.bytes": 1,
     "stream.depth": 0,
     "stream.bytes": 1,
+    "checks.unique_rows": 1,
     "run.seed": 0,
     "run.threads": 1,
     "run.lock_timeout": 0,
@@ -342,15 +352,20 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"carry: expected all, none or a list as in carry=[id,name]; got {carry!r}"
     known = {f.name for f in fields(Conversion)}  # any other key has been complained about
     if raw["conversion"].keys() <= known and not any(_later(value) for value in raw["conversion"].values()):
-        try:
-            conversion(raw["conversion"])
-        except ConfigError as e:
-            yield str(e)
+        yield from _complaint(conversion, raw["conversion"])
+    yield from _complaint(parse, raw["checks"])
     for key, least in _LEAST.items():
         section, name = key.split(".")
         value = raw[section][name]
         if isinstance(value, (int, float)) and value < least:
             yield f"{key} must be at least {least}; got {value}"
+
+
+def _complaint(read: Callable[[Any], object], section: Any) -> Iterator[str]:
+    try:
+        read(section)
+    except ConfigError as e:
+        yield str(e)
 
 
 def _names(value: Any) -> bool:
@@ -389,8 +404,9 @@ def fingerprint(config: Mapping[str, Any], mask: Mask = Mask()) -> dict[str, Any
 
     The transform, the options of source and sink that shape rows or files, column selection, conversion and seed;
     SHA-256 of the module behind each `_target_` outside this package and of each file that the transform names (a new
-    path to the same weights is the same transform); the version of this package. Not in it: device, engine, batch,
-    stream, log, restart, and the paths of source and sink. Secrets that `mask` knows are in it as slow digests.
+    path to the same weights is the same transform); the version of this package. Checks that take rows out are added
+    where they meet the columns (`rules`). Not in it: device, engine, batch, stream, log, restart, and the paths of
+    source and sink. Secrets that `mask` knows are in it as slow digests.
     """
     chosen: dict[str, Any] = {
         group: {k: v for k, v in config[group].items() if k not in _NEUTRAL[group]} for group in ("source", "sink")
@@ -466,6 +482,8 @@ def explain(e: Exception) -> str:
         )
         return f"unknown key '{unknown[3]}'{hint}{where}"
     full_key = re.search(r"full_key: (\S+)", text)
+    if full_key and "Cannot merge DictConfig with ListConfig" in text:
+        return f"{full_key[1]}: expected a list, as in {full_key[1]}=[{{...}}, ...]{where}"
     if full_key:
         lines = [line for line in text.splitlines() if line and not line.startswith(("Error merging", "In '", "    "))]
         return f"{full_key[1]}: {lines[0] if lines else text}{where}"

@@ -155,6 +155,27 @@ class Part:
     nulls_out: Mapping[str, int] = field(default_factory=dict)
     versions: tuple[str, ...] = ()
     """Those of `splits`, in the same order: what a message about a changed input compares."""
+    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What each check counted: rows, the first of them, and the file of keys if values must be unique."""
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    """Rows that checks of the input, or of the output, have taken out."""
+    side: tuple[File, ...] = ()
+    """Files in the bookkeeping that belong to this part."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What checks found in one batch.
+
+    Attributes:
+        broken: by condition, how many rows broke it and where the first of them is.
+        refused: rows that go to quarantine, with their places; no columns if there are none.
+        keys: at the end of a task, what its unique columns held.
+    """
+
+    broken: Mapping[str, tuple[int, str]]
+    refused: Columns = field(default_factory=dict)
+    keys: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -166,6 +187,8 @@ class Batch:
         columns: what is on the host: every column at first, later the carried ones.
         last: whether the task ends with this batch.
         nulls: nulls that arrived, for columns that hold any.
+        places: index of each row within the split where checks took rows out; None if they are all there.
+        found: what checks of the input found.
     """
 
     task: Task
@@ -175,13 +198,25 @@ class Batch:
     columns: Columns
     last: bool
     nulls: Mapping[str, int] = field(default_factory=dict)
+    places: Array | None = None
+    found: Findings | None = None
 
     @property
     def where(self) -> str:
         """File and rows, for messages."""
-        return (
-            f"{self.split.path or self.split.id}, rows {self.first}-{self.first + self.rows} of split {self.split.id}"
-        )
+        stop = self.first + self.rows if self.places is None or not self.rows else int(self.places[-1]) + 1
+        return f"{self.split.path or self.split.id}, rows {self.first}-{stop} of split {self.split.id}"
+
+    @property
+    def rows_read(self) -> int:
+        """Its rows, and those that checks of the input have taken out of it."""
+        refused = self.found.refused if self.found is not None else {}
+        return self.rows + (len(next(iter(refused.values()))) if refused else 0)
+
+    def rows_at(self, index: Array | None) -> Array:
+        """Places within the split of the rows at `index`; None for all."""
+        places = np.arange(self.first, self.first + self.rows) if self.places is None else self.places
+        return places if index is None else places[index]
 
 
 # ---- contracts -------------------------------------------------------------------------------------------------------

@@ -45,10 +45,10 @@ class Term:
         if self.op in _NULLS:
             return column.is_null() if self.op == "is" else column.is_valid()
         if self.op in _LISTS:
-            values = [_constant(value, column.type) for value in self.value]
+            values = [constant(value, column.type) for value in self.value]
             found = pc.is_in(column, value_set=pa.array(values))
             return found if self.op == "in" else pc.and_(pc.invert(found), column.is_valid())
-        return _COMPARE[self.op](column, _constant(self.value, column.type))
+        return _COMPARE[self.op](column, constant(self.value, column.type))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _term(part: object, key: str) -> Term:
     return Term(column, op, tuple(value) if op in _LISTS else value)
 
 
-def _constant(value: Any, type_: pa.DataType) -> pa.Scalar:
+def constant(value: Any, type_: pa.DataType) -> pa.Scalar:
     """The constant as a value of the column's type; a number that does not fit it (0.5, 2**40) compares as it is.
 
     A time without a zone is meant in the zone of the column.

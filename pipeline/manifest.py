@@ -158,7 +158,7 @@ class Manifest:
 
     def _begin(self, identity: Identity) -> None:
         """A new journal that remembers which files the old one listed, so that they go when the new output stands."""
-        self._retired |= {f.path for part in self._parts.values() for f in part.files}
+        self._retired |= self._paths()
         self._parts.clear()
         first = json.dumps({"retired": sorted(self._retired)}) + "\n"
         write_bytes(self._journal, first.encode(), durable=self._durable)
@@ -191,7 +191,7 @@ class Manifest:
         return {key: part for key, part in found.items() if self._whole(part)}
 
     def _whole(self, part: Part) -> bool:
-        return all(self._intact(file) for file in part.files)
+        return all(self._intact(file) for file in (*part.files, *part.side))
 
     def _intact(self, file: File) -> bool:
         try:
@@ -250,7 +250,7 @@ class Manifest:
             "rows": sum(p["rows_out"] for p in parts),
             "parts": parts,
         }
-        listed = {file["path"] for part in parts for file in part["files"]}
+        listed = {file["path"] for part in parts for file in (*part["files"], *part["side"])}
         data = to_json(manifest)
         self.withdraw()
         write_bytes(self.where.markers / "_manifest.json", data, durable=self._durable)
@@ -259,8 +259,11 @@ class Manifest:
         write_bytes(self.where.markers / "_SUCCESS", marker.encode() + b"\n", durable=self._durable)
         return manifest
 
+    def _paths(self) -> set[str]:
+        return {f.path for part in self._parts.values() for f in (*part.files, *part.side)}
+
     def _retire(self, listed: set[str]) -> None:
-        known = self._retired | {f.path for part in self._parts.values() for f in part.files}
+        known = self._retired | self._paths()
         with storage(self.where.root):
             for path in known - listed:
                 (self.where.root / path).unlink(missing_ok=True)
@@ -336,6 +339,6 @@ def _drop_torn_line(journal: Path) -> None:
 
 
 def _part(record: dict[str, Any]) -> Part:
-    files = tuple(File(**file) for file in record.pop("files"))
+    files, side = (tuple(File(**file) for file in record.pop(key, ())) for key in ("files", "side"))
     lists = {name: tuple(record.get(name, ())) for name in ("splits", "versions")}
-    return Part(**{**record, **lists, "files": files})
+    return Part(**{**record, **lists, "files": files, "side": side})

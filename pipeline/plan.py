@@ -22,6 +22,7 @@ class Plan:
         names: what is at work, for people: source, transform, device, sink.
         fits: whether a pass over the data comes first.
         in_place: whether the transform writes into its input.
+        checks: place in the configuration, what is asked, and the action.
     """
 
     names: Mapping[str, str]
@@ -36,6 +37,7 @@ class Plan:
     fits: bool = False
     in_place: bool = False
     notes: tuple[str, ...] = field(default=())
+    checks: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def rows(self) -> int | None:
@@ -81,7 +83,9 @@ class Plan:
             *(("note", note) for note in self.notes),
         ]
         lines = [f"{name:<10} {value}" for name, value in head]
-        return "\n".join([*lines, "", *table(["input column", "stored as", "way"], self.ways()), "", *self._output()])
+        asked = ["", *table(["check", "asked", "action"], self.checks)] if self.checks else []
+        ways = table(["input column", "stored as", "way"], self.ways())
+        return "\n".join([*lines, "", *ways, "", *self._output(), *asked])
 
     def ways(self) -> list[tuple[str, str, str]]:
         """Name, type and way of each column of the input."""

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from pipeline.core import Part
 from pipeline.memory import Memory, peak
-from pipeline.plan import Plan, human
+from pipeline.plan import Plan, counted, human
+from pipeline.rules import Outcome, warnings
 
 LIBRARIES = ("torch", "numpy", "pyarrow", "hydra-core", "omegaconf", "safetensors")
 
@@ -45,6 +46,7 @@ class Report:
     output: str
     device: str
     memory: Memory
+    outcomes: Sequence[Outcome] = ()
 
     @property
     def bottleneck(self) -> str | None:
@@ -59,6 +61,9 @@ class Report:
         return {
             "rows_in": sum(p.rows_in for p in self.parts),
             "rows": sum(p.rows_out for p in self.parts),
+            "quarantined": quarantined(self.parts),
+            "warnings": len(warnings(self.outcomes)),
+            "checks": [outcome.facts() for outcome in self.outcomes],
             "parts": len(self.parts),
             "parts_made": self.made,
             "bytes": sum(f.bytes for p in self.parts for f in p.files),
@@ -78,6 +83,12 @@ class Report:
             "batch_rows": self.plan.batch_rows,
             "device": self.device,
         }
+
+    def _checks(self) -> str:
+        held = counted(len(self.outcomes), "check")
+        return (
+            f"{held}, {quarantined(self.parts):,} rows quarantined, {counted(len(warnings(self.outcomes)), 'warning')}"
+        )
 
     def _nulls(self, which: str) -> dict[str, int]:
         total: Counter[str] = Counter()
@@ -100,6 +111,7 @@ class Report:
         lines = [
             ("rows", f"{f['rows_in']:,} in, {f['rows']:,} out"),
             ("nulls", f"{nulls_in:,} in, {nulls_out:,} out"),
+            *([("checks", self._checks())] if self.outcomes else []),
             ("columns", f"{len(f['columns_transformed'])} transformed, {len(f['columns_carried'])} carried"),
             ("parts", f"{len(self.parts):,}, {human(f['bytes'])}{kept}"),
             ("time", f"{self.seconds:.2f} s, {rate}, peak memory {human(f['peak_memory_bytes'])}"),
@@ -108,6 +120,11 @@ class Report:
             ("report", report),
         ]
         return "\n".join(f"  {name:<8} {value}" for name, value in lines)
+
+
+def quarantined(parts: Sequence[Part]) -> int:
+    """Rows that checks took out."""
+    return sum(sum(part.quarantined.values()) for part in parts)
 
 
 def _lane(lane: LaneTimes) -> dict[str, Any]:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import fit as fitted
+from pipeline.aside import Aside
+from pipeline.checks import Checks
 from pipeline.columns import array_field, describe
 from pipeline.core import (
     Device,
     Engine,
     Fittable,
     Part,
+    Schema,
     Setup,
     Sink,
     Source,
@@ -33,13 +36,15 @@ from pipeline.core import (
 )
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
 from pipeline.files import Home, home, lock, release_files, scratch, write_json
+from pipeline.inspection import Inspector
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.manifest import Manifest, differences, digest, few
 from pipeline.memory import Memory
 from pipeline.plan import Plan, counted, tasks
 from pipeline.policy import Conversion
 from pipeline.progress import progress
-from pipeline.report import Report, versions
+from pipeline.report import Report, quarantined, versions
+from pipeline.rules import PHASES, Outcome, Rules, bind, judge, warnings
 from pipeline.stream import Flow
 from pipeline.watchdog import Watchdog
 from pipeline.worker import Ways, Worker, probe, seen
@@ -61,6 +66,7 @@ class Options:
         stream_depth: batches that may wait between two lanes; 0 = one thread.
         stream_bytes: bytes of all batches that wait between lanes.
         conversion: what may happen to values on their way into tensors and back.
+        checks: what must hold of the rows that are read and written.
         restart: replace what the output holds.
         fit: when the input is no longer what the transform learned from: ``check`` refuses, ``keep`` applies what it
             learned to the new input.
@@ -81,6 +87,7 @@ class Options:
     stream_depth: int = 2
     stream_bytes: int = 256 << 20
     conversion: Conversion = field(default_factory=Conversion)
+    checks: Checks = field(default_factory=Checks)
     restart: bool = False
     fit: str = "check"
     seed: int = 0
@@ -127,9 +134,11 @@ class Stage:
     plan: Plan
     ways: Ways
     identity: Mapping[str, Any]
+    rules: Rules
+    aside: Aside
 
-    def worker(self, transform: Transform, advance: Any = lambda _: None) -> Worker:
-        """A worker for this transform; `advance` is told the rows of each batch."""
+    def worker(self, transform: Transform, advance: Any = lambda _: None, aside: Aside | None = None) -> Worker:
+        """A worker for this transform; `advance` is told the rows of each batch, `aside` takes refused rows."""
         options = self.options
         flow = Flow(options.stream_depth, options.stream_bytes // _LANES)
         return Worker(
@@ -144,7 +153,13 @@ class Stage:
             self.ways,
             advance,
             Watchdog(options.batch_timeout, self._leave) if options.batch_timeout else Watchdog(),
+            Inspector(self.rules, aside),
         )
+
+    def tasks(self, learned: str) -> tuple[Task, ...]:
+        """The work, in the order of the output; `learned` is the digest of the fitted state."""
+        moves = self.ways.moves or any(map(self.rules.refuses, PHASES))
+        return tasks(self.plan.splits, self.identity, learned, single=self.sink.single, moves=moves)
 
     def _leave(self, message: str) -> None:
         """Leave nothing behind when the process ends with a call that hangs."""
@@ -178,11 +193,13 @@ def run(
         manifest = Manifest(stage.where, durable=durable)
         manifest.open(stage.identity, restart=options.restart)
         transform, learned, fit_lanes = _fit(stage, started=bool(manifest.parts))
-        work = tasks(stage.plan.splits, stage.identity, learned, single=sink.single, moves=stage.ways.moves)
-        done = manifest.done(work)
+        stage.aside.sweep(manifest.parts)
+        work = stage.tasks(learned)
+        done = {key: part for key, part in manifest.done(work).items() if stage.rules.covers(part)}
         pending = [task for task in work if task.key not in done]
         if not pending and manifest.finished(work):
-            return _nothing_to_do(stage, list(done.values()), time.perf_counter() - start)
+            outcomes = _judged(stage, list(done.values()))
+            return _nothing_to_do(stage, list(done.values()), outcomes, time.perf_counter() - start)
         if done:
             log.info("%d of %d parts are there already", len(done), len(work))
         for line in few(manifest.changed(pending)):
@@ -193,16 +210,17 @@ def run(
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
         memory = Memory(device)
         with progress("rows", rows, options.progress, options.every) as advance:
-            worker = stage.worker(transform, advance)
+            worker = stage.worker(transform, advance, stage.aside)
             with _closing(engine.map(worker, pending)) as parts:
                 for part in parts:
                     manifest.commit(part)
                     done[part.key] = part
                     if leak := memory.add():
                         log.warning(leak)
+        made = [done[task.key] for task in work]
         report = Report(
             stage.plan,
-            [done[task.key] for task in work],
+            made,
             len(pending),
             sum(done[task.key].rows_in for task in pending),
             time.perf_counter() - start,
@@ -211,6 +229,7 @@ def run(
             os.fspath(sink.path),
             device.name,
             memory,
+            _judged(stage, made),
         )
         manifest.finish(work, {"identity": dict(stage.identity), "schema": _schema_facts(stage)})
         return _report(stage, report)
@@ -252,6 +271,7 @@ def prepare(
     unstack = sink.columnar if conversion.unstack is None else conversion.unstack
     leaving, exits = chosen.exits(kinds, out.like, unstack=unstack)
     stored = sink.accept(leaving)
+    rules = bind(options.checks, schema, stored)
     rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes)
     stage_plan = Plan(
         names={
@@ -270,11 +290,34 @@ def prepare(
         single=sink.single,
         fits=fits,
         in_place=in_place,
+        checks=rules.shown,
     )
+    rules.expect(stage_plan.rows)
     ways = Ways(kinds, exits, stored, out.rows is not None, dict(out.like))
     where = home(os.fspath(sink.path), single=sink.single)
-    identity = _identity(options, stage_plan, transform)
-    return Stage(source, transform, sink, engine, device, options, where, stage_plan, ways, identity)
+    identity = {**_identity(options, stage_plan, transform), **rules.identity}
+    return Stage(
+        source,
+        transform,
+        sink,
+        engine,
+        device,
+        options,
+        where,
+        stage_plan,
+        ways,
+        identity,
+        rules,
+        _aside(where, sink, rules, schema, stored),
+    )
+
+
+def _aside(where: Home, sink: Sink, rules: Rules, given: Schema, stored: Schema) -> Aside:
+    """Where refused rows go, if their columns can be kept there."""
+    schemas = {phase: schema for phase, schema in zip(PHASES, (given, stored), strict=True) if rules.refuses(phase)}
+    aside = Aside(where, schemas, getattr(sink, "durability", "full") == "full")
+    aside.check()
+    return aside
 
 
 def _settle(transform: Transform, device: Device) -> None:
@@ -423,7 +466,7 @@ def learn(stage: Stage) -> tuple[Transform, list[Tensors], list[Any]]:
         title = f"fit, pass {len(states) + 1}"
         with progress(title, stage.plan.rows, stage.options.progress, stage.options.every) as tick:
             worker = stage.worker(current, tick)
-            states.append(worker.fit(current, _whole(stage.plan.splits)))
+            states.append(worker.fit(current, stage.tasks("")))
         lanes += worker.flow.lanes
         current = taught(current, states[-1:], stage.device)
     return current, states, lanes
@@ -436,10 +479,6 @@ def taught(transform: Transform, states: Sequence[Tensors], device: Device) -> T
         transform = transform.finish(state)
         _settle(transform, device)
     return transform
-
-
-def _whole(splits: Sequence[Split]) -> list[Task]:
-    return [Task(0, "fit", "", tuple(splits))]
 
 
 def _bits(tensor: Any) -> list[Any]:
@@ -476,17 +515,32 @@ def _report(stage: Stage, report: Report) -> dict[str, Any]:
             },
         )
     say(f"done: {stage.plan.names['transform']} on {stage.device.name}\n{report.text(os.fspath(path))}")
-    keys = ("state", "rows_in", "rows", "parts", "parts_made", "bytes", "seconds", "rows_per_second", "bottleneck")
-    return {**{key: facts[key] for key in keys}, "output": report.output, "report": os.fspath(path)}
+    keys = ("state", "rows_in", "rows", "quarantined", "warnings", "parts", "parts_made", "bytes", "seconds")
+    return {
+        **{key: facts[key] for key in (*keys, "rows_per_second", "bottleneck")},
+        "output": report.output,
+        "report": os.fspath(path),
+    }
 
 
-def _nothing_to_do(stage: Stage, parts: Sequence[Any], seconds: float) -> dict[str, Any]:
+def _judged(stage: Stage, parts: Sequence[Part]) -> list[Outcome]:
+    """What became of all checks, with a line in the log for each that warns."""
+    outcomes = stage.rules.outcomes(parts, stage.where.root)
+    for outcome in warnings(outcomes):
+        log.warning("check %s", outcome)
+    judge(outcomes)
+    return outcomes
+
+
+def _nothing_to_do(stage: Stage, parts: Sequence[Part], outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
     rows = sum(p.rows_out for p in parts)
     say(f"nothing to do: {stage.sink.path} is up to date ({counted(len(parts), 'part')}, {rows:,} rows)")
     return {
         "state": "nothing to do",
         "rows_in": sum(p.rows_in for p in parts),
         "rows": sum(p.rows_out for p in parts),
+        "quarantined": quarantined(parts),
+        "warnings": len(warnings(outcomes)),
         "parts": len(parts),
         "parts_made": 0,
         "bytes": sum(f.bytes for p in parts for f in p.files),

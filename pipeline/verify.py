@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline import columns
 from pipeline.batching import join
+from pipeline.checks import Checks
 from pipeline.columns import describe
 from pipeline.core import (
     ArrayField,
@@ -38,7 +39,7 @@ from pipeline.core import (
 from pipeline.difference import Difference, compare
 from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.layout import Exit, Layout
-from pipeline.plan import counted, tasks
+from pipeline.plan import counted
 from pipeline.policy import Policy
 from pipeline.run import Options, Stage, learn, learned, prepare, taught
 from pipeline.sample import Kept, Sample, sample
@@ -59,7 +60,8 @@ def verify(
     """Compare identity with the input, and the transform with itself in other circumstances.
 
     The transform runs on a fresh copy each time. One that learns is given what is kept beside the output if a run would
-    use that, else it learns from the sample. `other` is a second device to compare with.
+    use that, else it learns from the sample. It sees the rows that checks of the input let pass. `other` is a second
+    device to compare with.
     """
     limits = limits or Limits()
     full = prepare(source, copy.deepcopy(transform), sink, engine, device, options)
@@ -113,7 +115,7 @@ class _Trial:
 
     def stage(self, device: Device, rows: int) -> Stage:
         """The stage with batches of so many rows, its output kept in memory."""
-        options = replace(self.options, batch_rows=rows)
+        options = replace(self.options, batch_rows=rows, checks=self.options.checks.of_some_rows)
         return prepare(self.drawn, copy.deepcopy(self.transform), Kept(self.sink), self.engine, device, options)
 
     def batch(self, rows: int) -> int:
@@ -160,8 +162,7 @@ def _transformed(stage: Stage, states: Sequence[Tensors]) -> Columns:
 
 
 def _work(stage: Stage, transform: Transform) -> None:
-    work = tasks(stage.plan.splits, stage.identity, "", single=stage.sink.single, moves=stage.ways.moves)
-    deque(stage.worker(transform)(work), maxlen=0)
+    deque(stage.worker(transform)(stage.tasks("")), maxlen=0)
 
 
 def _differences(stage: Stage, expected: Columns, found: Columns, limits: Limits) -> Iterator[tuple[str, Difference]]:
@@ -217,7 +218,7 @@ def _written(drawn: Sample, sink: Sink, engine: Engine, device: Device, options:
 def _flow(drawn: Sample, sink: Sink, engine: Engine, device: Device, options: Options) -> Stage:
     from pipeline.transform.identity import Identity
 
-    stage = prepare(drawn, Identity(), sink, engine, device, options)
+    stage = prepare(drawn, Identity(), sink, engine, device, replace(options, checks=Checks()))
     _work(stage, stage.transform)
     return stage
 

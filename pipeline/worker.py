@@ -42,6 +42,7 @@ from pipeline.core import (
     rowwise,
 )
 from pipeline.errors import DTypeError, PipelineError, RetryError, TransformError
+from pipeline.inspection import Inspection, Inspector
 from pipeline.layout import ROWS, STARTS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
 from pipeline.stream import Flow
@@ -87,6 +88,7 @@ class Worker:
     ways: Ways | None = None
     wrote: Callable[[int], None] = field(default=lambda _: None)
     watch: Watchdog = field(default_factory=Watchdog)
+    inspector: Inspector = field(default_factory=Inspector)
     ceiling: int = 0
     """Rows that the device was found to have memory for; 0 if it was never full."""
 
@@ -118,13 +120,13 @@ class Worker:
         return read
 
     def _upload(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Staged]]:
-        for batch in batches:
-            with _naming(batch):
+        for read in batches:
+            with _naming(read):
+                batch = self.inspector.enter(read)
                 arrays = self.layout.enter(batch.columns)
             rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
             nulls = {name: count for name in self.layout.used if (count := columns.nulls(batch.columns[name]))}
-            slim = Batch(batch.task, batch.split, batch.first, batch.rows, rest, batch.last, nulls)
-            yield slim, self.device.upload(arrays)
+            yield replace(batch, columns=rest, nulls=nulls), self.device.upload(arrays)
 
     def _compute(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
         from torch import manual_seed
@@ -205,22 +207,23 @@ class Worker:
                 if tally is None:
                     writer = self.sink.open(batch.task, self.ways.stored)
                     stack.callback(writer.abort)
-                    tally = _Tally(batch.task, writer)
+                    tally = _Tally(batch.task, writer, self.inspector.open(batch.task))
+                    stack.callback(tally.inspection.abort)
                 with _naming(batch):
-                    leaving = self._restore(batch, arrays)
+                    index = _index(arrays.get(ROWS))
+                    leaving = tally.inspection.leave(batch, self._restore(batch, arrays, index), index)
                     writer.write(leaving)
                 tally.add(batch, leaving)
-                self.wrote(batch.rows)
+                self.wrote(batch.rows_read)
                 if batch.last:
-                    part = tally.close()
+                    part = tally.close(moves=self.ways.moves)
                     stack.pop_all()
                     tally = None
                     yield part
 
-    def _restore(self, batch: Batch, arrays: Arrays) -> Columns:
+    def _restore(self, batch: Batch, arrays: Arrays, index: Array | None) -> Columns:
         """Columns of the output, in the types that the sink stores."""
         assert self.ways is not None
-        index = _index(arrays.get(ROWS))
         leaving: Columns = {}
         for exit_, stored in zip(self.ways.exits, self.ways.stored.fields, strict=True):
             if exit_.tensor is None:
@@ -254,7 +257,7 @@ class Worker:
             with _naming(batch), watched, self.device.compute(), _transform_errors(), _grad(self.layout):
                 tensors, validity = _apart(self.device.ready(handed))
                 part = transform.update(part, seen(tensors, self.layout), validity)
-            self.wrote(batch.rows)
+            self.wrote(batch.rows_read)
         return total if part is None else transform.merge(total, part)
 
 
@@ -273,8 +276,10 @@ class _Piece:
     def halves(self) -> list[_Piece]:
         """Two pieces with half of the rows each, in order."""
         b, half = self.batch, -(-self.batch.rows // 2)
-        head = replace(b, rows=half, columns=cut(b.columns, 0, half), last=False)
-        tail = replace(b, first=b.first + half, rows=b.rows - half, columns=cut(b.columns, half, b.rows), nulls={})
+        places = (None, None) if b.places is None else (b.places[:half], b.places[half:])
+        head = replace(b, rows=half, columns=cut(b.columns, 0, half), last=False, places=places[0])
+        tail = replace(b, rows=b.rows - half, columns=cut(b.columns, half, b.rows), places=places[1])
+        tail = replace(tail, first=int(b.rows_at(None)[half]), nulls={}, found=None)
         return [
             _Piece(
                 batch,
@@ -304,6 +309,7 @@ class _Tally:
 
     task: Task
     writer: Writer
+    inspection: Inspection
     rows_in: int = 0
     rows_out: int = 0
     nulls_in: Counter[str] = field(default_factory=Counter)
@@ -315,12 +321,31 @@ class _Tally:
         self.nulls_in.update(batch.nulls)
         self.nulls_out.update({name: count for name, column in leaving.items() if (count := columns.nulls(column))})
 
-    def close(self) -> Part:
+    def close(self, *, moves: bool) -> Part:
+        quarantined = self.inspection.quarantined
+        rows_in = self.rows_in + quarantined.get("input", 0)
+        if not moves and rows_in != self.rows_out + sum(quarantined.values()):
+            raise PipelineError(f"of {rows_in} rows read, {self.rows_out} are written and {quarantined} in quarantine")
+        side = self.inspection.close()
         files = self.writer.close()
         ids = tuple(split.id for split in self.task.splits)
-        counts = dict(sorted(self.nulls_in.items())), dict(sorted(self.nulls_out.items()))
         versions = tuple(split.version for split in self.task.splits)
-        return Part(self.task.key, self.task.index, ids, self.rows_in, self.rows_out, files, *counts, versions)
+        nulls_in, nulls_out = dict(sorted(self.nulls_in.items())), dict(sorted(self.nulls_out.items()))
+        checks = self.inspection.checks
+        return Part(
+            self.task.key,
+            self.task.index,
+            ids,
+            rows_in,
+            self.rows_out,
+            files,
+            nulls_in,
+            nulls_out,
+            versions,
+            checks,
+            quarantined,
+            side,
+        )
 
 
 def _apart(tensors: Tensors) -> tuple[Tensors, Validity]:

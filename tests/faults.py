@@ -61,8 +61,24 @@ def noisy(tensors: Any) -> Any:
     return tensors
 
 
+def checked(out: Path, point: str = "", number: int = 0) -> None:
+    """Run a stage that takes rows out, with one fault."""
+    from pipeline.checks import parse
+    from pipeline.engine.local import Local
+    from tests.fakes import Rows, run_rows, table
+
+    low = {"column": "word", "allowed": ["w0", "w1"], "action": "quarantine"}
+    checks = parse({"input": [low, {"column": "id", "unique": True}]})
+    engine = DieBeforeCommit(number) if point == "publish" else Local()
+    transform = DieInBatch(number if point == "batch" else 0)
+    run_rows(Rows(table(500)), transform, out, engine=engine, columns=["id", "x"], checks=checks)
+
+
 def main(out: str, fmt: str, point: str, number: int) -> None:
     """Run the stage with one fault."""
+    if fmt == "checked":
+        checked(Path(out), point, number)
+        return
     from pipeline.engine.local import Local
     from pipeline.sink.npz import Npz
     from pipeline.sink.parquet import Parquet

@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import pyarrow as pa
 import pytest
-from measure import convert, page
+from measure import checks, convert, page
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,6 +53,14 @@ def test_bench_convert_measures_every_route_and_writes_its_own_section(tmp_path:
     assert "OLD" not in text
     for route in ("8 float32 stacked", "int64, one in ten null", "bool (", "decimal128", "int64, big-endian .npy"):
         assert [line.count("|") for line in text.splitlines() if line.startswith(f"| {route}")] == [10, 10], route
+
+
+def test_bench_checks_asks_each_check(capsys: pytest.CaptureFixture[str]) -> None:
+    """A row for each, with its time."""
+    checks.checks(Namespace(rows=1000, batch_rows=300, repetitions=1, write=None))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(checks.ASKED)
+    assert all(float(row.split(" | ")[2]) > 0 for row in rows)
 
 
 def test_bench_makes_a_page_and_writes_its_section_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

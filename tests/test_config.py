@@ -179,6 +179,11 @@ def test_the_clock_says_today() -> None:
             "sink.path: only date reads the clock; give 'date=${days_ago:2}' and write ${date}",
         ),
         ("columns=[a,'${today:}']", "columns: only date reads the clock"),
+        ("+checks.inputs=[]", "unknown key 'checks.inputs' - did you mean 'checks.input'?"),
+        ("checks.input=[{colum: x, nan: 0}]", "checks.input[0]: unknown key 'colum' - did you mean 'column'?"),
+        ("checks.output=[{column: x, nan: 0, action: quarantin}]", "checks.output[0].action must be one of fail, warn"),
+        ("checks.input=x", "checks.input: expected a list"),
+        ("checks.unique_rows=0", "checks.unique_rows must be at least 1; got 0"),
     ],
 )
 def test_a_mistake_is_named(override: str, words: str) -> None:
@@ -204,6 +209,7 @@ def test_all_mistakes_are_listed() -> None:
             "source=parqet: there is no such option - did you mean 'parquet'? (source has npy, npz, parquet",
         ),
         ("experiment=x", "experiment=x: there is no such option (experiment has debug, devices, low_memory"),
+        ("checks.input={column: x}", "checks.input: expected a list, as in checks.input=[{...}, ...]"),
         ("foo=1", "unknown key 'foo' (the root has source, transform, sink"),
     ],
 )

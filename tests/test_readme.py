@@ -1,4 +1,4 @@
-"""What the README shows works as it is written there."""
+"""What the README and docs/checks.md show works as it is written there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from pipeline import read_manifest
 from pipeline.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+BLOCKS, CHECKS = (
+    re.findall(r"```(\w+)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL) for page in ("README.md", "docs/checks.md")
+)
 FLIGHTS = ROOT / "pipeline/data/flights.parquet"
 
 
@@ -29,14 +31,17 @@ def commands(text: str) -> list[str]:
     return [shlex.join(shlex.split(line, comments=True)) for line in text.splitlines() if line]
 
 
-COMMANDS = [c for kind, text in BLOCKS if kind == "bash" for c in commands(text) if c.startswith("python -m pipeline")]
+COMMANDS = [
+    c for kind, text in BLOCKS + CHECKS if kind == "bash" for c in commands(text) if c.startswith("python -m pipeline")
+]
+FAILS = [c for _, text in CHECKS for line in text.splitlines() if "# exit code 65" in line for c in commands(line)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: the files that the README writes, and data under the names that it uses."""
     here = tmp_path_factory.mktemp("user")
-    for kind, text in BLOCKS:
+    for kind, text in BLOCKS + CHECKS:
         name = re.match(r"# ([\w/]+\.(?:py|yaml))\b", text)
         if name and kind in ("python", "yaml"):
             (here / name[1]).parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +77,7 @@ def test_commands_run(command: str, folder: Path) -> None:
     """Each command line ends well; those for a device that is not there say so."""
     done = run(command, folder)
     wants_cuda = "cuda" in command and not torch.cuda.is_available()
-    assert done.returncode == (2 if wants_cuda else 0), done.stderr
+    assert done.returncode == (2 if wants_cuda else 65 if command in FAILS else 0), done.stderr
     assert "Traceback" not in done.stderr
     if wants_cuda:
         assert "cuda" in done.stderr
@@ -115,3 +120,17 @@ def test_the_row_filter_of_the_readme_keeps_rows_together(folder: Path) -> None:
     expected = source[source["dep_delay"] > 60]
     assert got["tailnum"].tolist() == expected["tailnum"].tolist()
     assert len(got) == read_manifest(folder / "late_out")["rows"]
+
+
+def test_the_quarantine_of_the_page_on_checks_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python prints the rows that its command took out, and its error is the one that the other command gives."""
+    takes, fails = (command for command in COMMANDS if "max: 300" in command)
+    assert run(takes, folder).returncode == 0
+    monkeypatch.chdir(folder)
+    out = io.StringIO()
+    with redirect_stdout(out):
+        exec(next(text for kind, text in CHECKS if kind == "python"))
+    assert "breaks air_time min 0, max 300" in out.getvalue()
+    shown = next(text for kind, text in CHECKS if kind == "text")
+    said = run(fails, folder).stderr.replace(f"{FLIGHTS.parent}/", "")
+    assert " ".join(shown.split()) in " ".join(said.split())

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline import columns as arrow
 from pipeline.core import Array, Columns, File, Schema, Task
 from pipeline.errors import ConfigError, DataError, DTypeError, PipelineError
-from pipeline.files import Publication, check_suffix, home
+from pipeline.files import Home, Publication, check_suffix, home
 
 _SUFFIX = ".parquet"
 _LOOSE = 1024
@@ -113,12 +113,15 @@ class Parquet:
 
     def open(self, task: Task, schema: Schema) -> ParquetWriter:
         """Start the file of one task; files of partitions are started when their first row comes."""
+        where = home(self.path, single=self.single)
+        return self.place(task, schema, where, where.single or task.name + _SUFFIX)
+
+    def place(self, task: Task, schema: Schema, where: Home, name: str) -> ParquetWriter:
+        """As `open`, under another name and in another output."""
         table = self._table(schema)
         stored = self._in_files(table)
         options = self._options(stored)
         rows = self._rows(table, task)
-        where = home(self.path, single=self.single)
-        name = where.single or task.name + _SUFFIX
         words = Words()
 
         def start(folder: str) -> ParquetFile:
@@ -388,6 +391,7 @@ class ParquetFile:
         """Remove it, published or not."""
         self._held, self._loose = [], []
         self._parquet.is_open = False  # else it would write a footer when it is collected
+        self._parquet.writer = None  # Arrow still writes one as it goes: now, while there is a file to take it
         self._publication.retract()
 
 

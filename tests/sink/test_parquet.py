@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
+import traceback
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -403,6 +405,18 @@ def test_rows_of_a_partition_keep_their_order_and_bytes(tmp_path: Path, rows: in
         pq.ParquetFile(tmp_path / files[1].path).read().column("tensor").to_pylist()
         == table.column("tensor").to_pylist()[1::3]
     )
+
+
+def test_an_aborted_writer_has_nothing_left_to_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When Arrow's writer is collected it still writes a footer: into a closed file, an error in a destructor."""
+    said: list[object] = []
+    monkeypatch.setattr(traceback, "format_exception", lambda *error: said.extend(error))  # how Arrow reports those
+    writer = Parquet(str(tmp_path / "out")).open(task(), schema_of(pa.table({"x": [1]})))
+    writer.write({"x": pa.array([1])})
+    writer.abort()
+    del writer
+    gc.collect()
+    assert said == []
 
 
 def test_an_aborted_writer_leaves_no_folders(tmp_path: Path) -> None:
