@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline import __version__, config
+from pipeline import __version__, config, objective, result, sweep
 from pipeline.errors import ConfigError, PipelineError
 
 log = logging.getLogger("pipeline")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args == ["--version"]:
         emit(f"tensor-etl-stage {__version__}")
         return 0
-    with _signals(door), _hydra_process(args):
+    with _signals(door), _hydra_process(args), sweep.watching():
         try:
             hydra.main(config_path=config.conf_dir(), config_name="config", version_base="1.3")(door.job)()
         except SystemExit as e:
@@ -56,8 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             return 0  # Hydra was printing its help or a configuration, and the reader has seen enough
         except Exception as e:  # noqa: BLE001  (every exception becomes one line and an exit code)
-            return door.stopped(128 + door.signal) if door.signal else door.failed(e)
+            if door.signal:
+                return door.stopped(128 + door.signal)
+            return door.code() if door.any_failed() else door.failed(e)
         finally:
+            door.tell()
             emit()
     return door.code()
 
@@ -88,17 +91,27 @@ class _Door:
     outcomes: list[_Outcome] = field(default_factory=list)
     home: int = field(default_factory=os.getpid)
 
-    def job(self, cfg: DictConfig) -> dict[str, Any]:
-        """One job, from the composed configuration to its line of JSON. A failure is recorded, so that a sweep goes on.
+    def job(self, cfg: DictConfig) -> Any:
+        """One job, from the composed configuration to its line of JSON; its objective if a sweeper wants one.
 
-        In a child process of a launcher nobody reads the record, so there the failure is raised for the sweeper.
+        A failure is recorded, so that a sweep goes on. It is raised where somebody else has to act on it: a sweeper
+        that optimizes, or the process that has the record of all jobs.
         """
+        with sweep.recorded(cfg) as facts:
+            facts.update(self._attempt(cfg))
+            facts["code"] = self.outcomes[-1].code
+        wanted = cfg.sweep.objective is not None and cfg.action is config.Action.run
+        if self.outcomes[-1].error and (wanted or os.getpid() != self.home):
+            raise PipelineError(self.outcomes[-1].error)
+        return facts["objective"] if wanted else facts
+
+    def _attempt(self, cfg: DictConfig) -> dict[str, Any]:
         overrides = " ".join(each.lstrip("+") for each in config.overrides())
         try:
             summary = _work(cfg, self.args)
+            if cfg.sweep.objective is not None and "report" in summary:
+                summary["objective"] = objective.value(cfg.sweep.objective, {**summary, **result.reported(summary)})
         except (Exception, SystemExit) as e:
-            if os.getpid() != self.home:
-                raise
             if self.signal:
                 raise SystemExit(128 + self.signal) from e
             return self._record(overrides, e)
@@ -115,8 +128,29 @@ class _Door:
         self.outcomes.append(_Outcome(overrides, code, message))
         return _failure(message, code, getattr(e, "facts", {}))
 
+    def tell(self) -> None:
+        """After a sweep, take the outcomes of jobs in other processes from their results, and show all in a table."""
+        watch, sweep.Watch.latest = sweep.Watch.latest, None
+        if watch is None:
+            return
+        self._gather(watch)
+        from pipeline.run import say
+
+        say(watch.tell(drawn=not self.signal))
+
+    def any_failed(self) -> bool:
+        """Whether a job has failed, here or in another process."""
+        if sweep.Watch.latest is not None:
+            self._gather(sweep.Watch.latest)
+        return any(o.error for o in self.outcomes)
+
+    def _gather(self, watch: sweep.Watch) -> None:
+        found = [_Outcome(_spelled(one.overrides), one.code, one.error) for one in watch.results()]
+        self.outcomes = max(found, self.outcomes, key=len)
+
     def code(self) -> int:
-        """The exit code of all jobs together, after naming every one that failed."""
+        """The exit code of all jobs together, after a table of them and the name of every one that failed."""
+        self.tell()
         failed = [o for o in self.outcomes if o.error]
         if len(self.outcomes) == 1 and failed:
             complain(failed[0].error, failed[0].code)
@@ -158,6 +192,10 @@ class _Door:
             traceback.print_exception(e)
 
 
+def _spelled(overrides: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" if value else key for key, value in overrides.items())
+
+
 def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
     """Build the components and run or plan them. From here on torch is imported."""
     _search_config_folders()
@@ -166,7 +204,7 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
 
     from pipeline.device import resolve
     from pipeline.policy import conversion
-    from pipeline.run import Options, plan, run
+    from pipeline.run import Options, prepare, run
 
     batch, stream = plain["batch"], plain["stream"]
     options = Options(
@@ -189,8 +227,9 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
     )
     given = {**parts, "device": resolve(plain["device"]), "options": options}
     if plain["action"] == "plan":
-        emit(plan(**given))
-        return {"state": "planned", "output": plain["sink"].get("path")}
+        planned = prepare(**given).plan
+        emit(planned.text())
+        return {"state": "planned", "output": plain["sink"].get("path"), **planned.facts()}
     if plain["action"] == "verify":
         return _verify(given, plain["verify"])
     return run(**given)

@@ -22,7 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import __version__
+from pipeline import __version__, objective
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.policy import conversion
 from pipeline.target import prepare, source_hash, suggest, targets
@@ -97,6 +97,11 @@ class Log:
 
 
 @dataclass
+class Sweep:
+    objective: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
 class Conf:
     """The root. `device` is null here and absent from the YAML: Hydra lets `+device=x` append over a null."""
 
@@ -113,6 +118,7 @@ class Conf:
     conversion: Conversion = field(default_factory=Conversion)
     run: Run = field(default_factory=Run)
     verify: Verify = field(default_factory=Verify)
+    sweep: Sweep = field(default_factory=Sweep)
     log: Log = field(default_factory=Log)
 
 
@@ -159,14 +165,32 @@ def out_folder() -> str:
 
 
 def in_sweep() -> bool:
-    """Whether Hydra runs this as one job of several."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    """Whether Hydra runs this as one job of several, here or in a process that a launcher started with a number."""
+    if not HydraConfig.initialized():
+        return False
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN or not OmegaConf.is_missing(hydra.job, "num")
 
 
 def overrides() -> list[str]:
     """The overrides of this job as they were given, interpolations and all."""
     given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return list(map(str, given))
+
+
+def settings(overrides: Iterable[str]) -> dict[str, str]:
+    """Overrides as key and value, without `+`; a deletion keeps its `~`."""
+    pairs = (each.lstrip("+").partition("=") for each in overrides)
+    return {key: value for key, _, value in pairs}
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data, resolved as far as it can be."""
+    try:
+        made: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException:
+        made = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    return dict(made)
 
 
 def job_folder(overrides: Iterable[str]) -> str:
@@ -265,6 +289,11 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
     if raw["conversion"].keys() <= known and not any(_later(value) for value in raw["conversion"].values()):
         try:
             conversion(raw["conversion"])
+        except ConfigError as e:
+            yield str(e)
+    if raw["sweep"]["objective"] is not None:
+        try:
+            objective.check(raw["sweep"]["objective"])
         except ConfigError as e:
             yield str(e)
     for key, least in _LEAST.items():
