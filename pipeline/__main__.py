@@ -261,7 +261,8 @@ def _command(args: Sequence[str], plain: dict[str, Any]) -> list[str]:
     if not config.in_sweep():
         return [*start, *map(shlex.quote, args)]
     flags = [flag for flag in split(args)[0] if flag not in ("-m", "--multirun")]
-    task = config.overrides()
+    preset = [] if len(flags) < len(split(args)[0]) else ["hydra.mode=RUN"]  # it was no flag that made this a sweep
+    task = [*config.overrides(), *preset]
     path = plain["sink"].get("path")
     place = (
         []

@@ -379,6 +379,15 @@ def _file_hash(path: str) -> str:
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 
+_EXTRAS = {
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "submitit",
+    "hydra/launcher=submitit_slurm": "submitit",
+    "hydra/launcher=ray": "ray-launcher",
+    "hydra/sweeper=optuna": "optuna",
+}
+
+
 def listed(what: str, lines: Sequence[str]) -> str:
     """One line as it is; several as a list."""
     return lines[0] if len(lines) == 1 else "\n  - ".join([f"{len(lines)} {what}", *lines])
@@ -401,6 +410,9 @@ def explain(e: Exception) -> str:
     option = re.search(r"Could not find '(\S+)/(\S+)'\s+Available options in '.+?':\n((?:\t\S+\n)+)", text)
     if option:
         group, name, known = option[1], option[2], option[3].split()
+        if f"{group}={name}" in _EXTRAS:
+            extra = _EXTRAS[f"{group}={name}"]
+            return f"{group}={name} needs an extra: pip install 'tensor-etl-stage[{extra}]'{where}"
         return (
             f"{group}={name}: there is no such option{suggest(name, known)} ({group} has {', '.join(known)}; your own "
             f"are found by --config-dir){where}"

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from pipeline import schema
-from pipeline.core import Column
 from pipeline.errors import ConfigError, DataError
+from pipeline.layout import VALID, layout
 from pipeline.manifest import read_manifest
+from pipeline.policy import Conversion
 
 NUMBERS = (
     "rows_per_second", "bytes_per_second", "seconds", "peak_memory_bytes", "bytes", "rows", "rows_in", "parts"
@@ -68,25 +69,17 @@ def _statistics(output: str, column: str) -> dict[str, float]:
 
 
 def _pieces(output: str, column: str) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.float64]], int]]:
+    """The numbers of a column in the order of the parts, and how many nulls were between them."""
     root = Path(output)
     folder = root if root.is_dir() else root.parent
     for part in read_manifest(output)["parts"]:
         for file in part["files"]:
             source = schema.source(str(folder / file["path"]))
-            if column not in source.schema():
-                names = ", ".join(source.schema().names)
-                raise ConfigError(f"sweep.objective: {column!r} is no column of the output; it has {names}")
-            for split in source.splits():
-                for chunk in source.read(split):
-                    yield _plain(chunk[column], column)
-
-
-def _plain(values: Column, column: str) -> tuple[np.ndarray[Any, np.dtype[np.float64]], int]:
-    """Numbers as float64, and how many nulls were between them."""
-    nulls = 0
-    if not isinstance(values, np.ndarray):
-        nulls = int(values.null_count)
-        values = values.drop_null().to_numpy(zero_copy_only=False)
-    if values.dtype.kind not in "biuf":
-        raise ConfigError(f"sweep.objective: column {column!r} is {values.dtype}, which has no such statistic")
-    return values.astype(np.float64), nulls
+            names = source.schema().names
+            if column not in names:
+                raise ConfigError(f"sweep.objective: {column!r} is no column of the output; it has {', '.join(names)}")
+            chosen = layout(source.schema(), [column], "none", Conversion().with_nulls("mask"))
+            for chunk in (chunk for split in source.splits() for chunk in source.read(split)):
+                arrays = chosen.enter(chunk)
+                values, valid = arrays[column].astype(np.float64), arrays.get(VALID + column)
+                yield (values, 0) if valid is None else (values[valid], int((~valid).sum()))
