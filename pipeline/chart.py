@@ -163,7 +163,7 @@ def _figure(width: float, height: float) -> Iterator[Any]:
     from matplotlib.figure import Figure
 
     ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK)
-    settings: Any = {**ink, "svg.fonttype": "none", "svg.hashsalt": "sweep", "font.size": 8}
+    settings: Any = {**ink, "svg.fonttype": "none", "svg.hashsalt": "sweep", "font.size": 8, "text.parse_math": False}
     with mpl.rc_context(settings):
         yield Figure(figsize=(width, height), facecolor="none")
 

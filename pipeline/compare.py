@@ -10,52 +10,16 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import result
 from pipeline.errors import ConfigError, InputError, PipelineError
 from pipeline.files import write_bytes
-from pipeline.plan import counted, human, table
-from pipeline.result import Result
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of a run, how people call it, and in which unit it is written."""
-
-    key: str
-    name: str
-    unit: str = ""
-
-    def of(self, one: Result) -> float | None:
-        """Its value in a run that has one."""
-        value = one.facts.get(self.key)
-        return float(value) if isinstance(value, (int, float)) else None
-
-    def cell(self, one: Result) -> str:
-        """Its value for people."""
-        value = one.facts.get(self.key)
-        if not isinstance(value, (int, float)):
-            return "-"
-        if self.unit == "bytes":
-            return human(value)
-        return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-METRICS = (
-    Metric("rows", "rows"),
-    Metric("parts", "parts"),
-    Metric("batches", "batches"),
-    Metric("seconds", "seconds"),
-    Metric("rows_per_second", "rows/s"),
-    Metric("peak_memory_bytes", "memory", "bytes"),
-    Metric("memory_bytes", "memory (estimate)", "bytes"),
-    Metric("bytes", "output", "bytes"),
-    Metric("objective", "objective"),
-)
+from pipeline.measure import MEASURES
+from pipeline.plan import table
+from pipeline.result import Result, difference, summary
 
 _MOST_KEYS = 4  # of runs that stand alone, whose whole configurations are compared; the page has all
 _SHOWN = ("rows", "batches", "seconds", "rows_per_second", "peak_memory_bytes", "memory_bytes", "objective")
@@ -106,17 +70,10 @@ def lines(results: Sequence[Result]) -> list[str]:
     alone = not keys or not results[0].overrides
     keys = keys[:_MOST_KEYS] if alone else keys
     names = [[one.name] * alone + [row.get(key, "-") for key in keys] for row, one in zip(rows, results, strict=True)]
-    shown = [m for m in METRICS if m.key in _SHOWN and any(m.of(one) is not None for one in results)]
+    shown = [m for m in MEASURES if m.key in _SHOWN and any(m.of(one) is not None for one in results)]
     head = [*["run"] * alone, *keys, *(m.name for m in shown), "state"]
     body = [[*name, *(m.cell(one) for m in shown), one.ended] for name, one in zip(names, results, strict=True)]
     return table(head, body)
-
-
-def summary(results: Sequence[Result]) -> str:
-    """How many there are, by how they ended."""
-    states = dict.fromkeys(one.state for one in results)
-    parts = [f"{sum(one.state == state for one in results)} {state}" for state in states]
-    return f"{counted(len(results), 'job')}: {', '.join(parts)}"
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
@@ -136,13 +93,6 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
 
 def _plain(value: Any) -> bool:
     return isinstance(value, (str, int, float))
-
-
-def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Dotted keys in which two configurations differ, with both values; - where a key is missing."""
-    first, second = dict(result.flat(one)), dict(result.flat(other))
-    keys = [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]
-    return [(key, first.get(key, "-"), second.get(key, "-")) for key in keys]
 
 
 def write(folder: Path, results: Sequence[Result], *, drawn: bool = True) -> list[str]:

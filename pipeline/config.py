@@ -184,15 +184,6 @@ def settings(overrides: Iterable[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data, resolved as far as it can be."""
-    try:
-        made: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    except OmegaConfBaseException:
-        made = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    return dict(made)
-
-
 def job_folder(overrides: Iterable[str]) -> str:
     """A folder name for the overrides of a job, the same whatever their order and however they spell `+`.
 

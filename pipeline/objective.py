@@ -9,10 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import schema
 from pipeline.errors import ConfigError, DataError
-from pipeline.layout import VALID, layout
-from pipeline.manifest import read_manifest
 from pipeline.policy import Conversion
 
 NUMBERS = (
@@ -70,6 +67,10 @@ def _statistics(output: str, column: str) -> dict[str, float]:
 
 def _pieces(output: str, column: str) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.float64]], int]]:
     """The numbers of a column in the order of the parts, and how many nulls were between them."""
+    from pipeline import schema
+    from pipeline.layout import VALID, layout
+    from pipeline.manifest import read_manifest
+
     root = Path(output)
     folder = root if root.is_dir() else root.parent
     for part in read_manifest(output)["parts"]:

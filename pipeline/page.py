@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import chart, compare, result
+from pipeline import chart, result
 from pipeline.chart import Axis
+from pipeline.measure import MEASURES
 from pipeline.result import Result
 
 _DRAWN = ("objective", "rows_per_second", "seconds", "peak_memory_bytes", "bytes")
@@ -20,12 +21,12 @@ def sweep(results: Sequence[Result]) -> str:
     rows = result.settings(results)
     keys = result.varying(rows)
     same = {key: value for key, value in rows[0].items() if key not in keys} if results[0].overrides else {}
-    metrics = [m for m in compare.METRICS if any(m.of(one) is not None for one in results)]
+    metrics = [m for m in MEASURES if any(m.of(one) is not None for one in results)]
     drawn = [(row, one) for row, one in zip(rows, results, strict=True) if not one.failed]
     charts = _charts([row for row, _ in drawn], [one for _, one in drawn], keys)
     return _render(
         "sweep.html",
-        title=f"{'Sweep' if results[0].overrides else 'Comparison'} of {compare.summary(results)}",
+        title=f"{'Sweep' if results[0].overrides else 'Comparison'} of {result.summary(results)}",
         keys=keys,
         same=same,
         metrics=metrics,
@@ -33,7 +34,7 @@ def sweep(results: Sequence[Result]) -> str:
         charts=charts,
         failed=[one for one in results if one.failed],
         idle=any(one.state == "nothing to do" for one in results),
-        difference=compare.difference(results[0].config, results[1].config) if len(results) == 2 else [],
+        difference=result.difference(results[0].config, results[1].config) if len(results) == 2 else [],
         pair=[one.name for one in results[:2]],
         versions=next((one.facts["versions"] for one in results if one.facts.get("versions")), {}),
     )
@@ -44,8 +45,7 @@ def _charts(rows: Sequence[dict[str, str]], results: Sequence[Result], keys: Seq
     across = [_override(key, rows) for key in keys]
     across = [axis for axis in across if len(axis.places) > 1][:_MOST]
     measured = {
-        m.key: Axis(m.name, [m.of(one) for one in results], [m.cell(one) for one in results], most=2)
-        for m in compare.METRICS
+        m.key: Axis(m.name, [m.of(one) for one in results], [m.cell(one) for one in results], most=2) for m in MEASURES
     }
     up = [measured[key] for key in _DRAWN if len(measured[key].places) > 1][:_MOST]
     if not across or not up:

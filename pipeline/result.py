@@ -30,7 +30,7 @@ class Result:
         state: ``running``, ``done``, ``nothing to do``, ``failed``, ``stopped``, ``planned``, ...
         overrides: what the job was told, as key to value; empty for a run that stands alone.
         facts: numbers and names, such as those of report.json.
-        config: the resolved configuration.
+        config: the resolved configuration, of runs that have a report.
         code: exit code, 0 if it went well.
     """
 
@@ -123,3 +123,17 @@ def varying(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Keys whose values differ among the rows, in the order in which they first come."""
     keys = dict.fromkeys(key for row in rows for key in row)
     return [key for key in keys if len({row.get(key) for row in rows}) > 1]
+
+
+def summary(results: Sequence[Result]) -> str:
+    """How many there are, by how they ended."""
+    states = dict.fromkeys(one.state for one in results)
+    parts = [f"{sum(one.state == state for one in results)} {state}" for state in states]
+    return f"{len(results)} {'job' if len(results) == 1 else 'jobs'}: {', '.join(parts)}"
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Dotted keys in which two configurations differ, with both values; - where a key is missing."""
+    first, second = dict(flat(one)), dict(flat(other))
+    keys = [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]
+    return [(key, first.get(key, "-"), second.get(key, "-")) for key in keys]

@@ -54,7 +54,7 @@ class Watch(Callback):
         results = self.results()
         if not results:
             return ""
-        said = [*compare.lines(results), "", compare.summary(results)]
+        said = [*compare.lines(results), "", result.summary(results)]
         return "\n".join(said + (compare.write(self.folder, results, drawn=drawn) if self.action == "run" else []))
 
 
@@ -86,7 +86,7 @@ def recorded(cfg: DictConfig) -> Iterator[dict[str, Any]]:
     job = config.job_folder(told)
     file = result.path(hydra.sweep.dir, job, cfg.action.name)
     known = {"number": hydra.job.num, "started": datetime.now(UTC).isoformat(timespec="seconds")}
-    begun = Result(job, RUNNING, config.settings(told), known, config.plain(cfg))
+    begun = Result(job, RUNNING, config.settings(told), known)
     _write(file, begun)
     _reset_peak_memory()
     try:
@@ -100,9 +100,11 @@ def recorded(cfg: DictConfig) -> Iterator[dict[str, Any]]:
 
 def _ended(begun: Result, summary: dict[str, Any]) -> Result:
     """The result with what the job has to say; what a job with nothing to do had measured when it ran is kept."""
-    facts = {k: v for k, v in {**summary, **result.reported(summary)}.items() if k not in (*_OWN, *_LONG)}
+    report = result.reported(summary)
+    facts = {k: v for k, v in {**begun.facts, **summary, **report}.items() if k not in (*_OWN, *_LONG)}
     code, error = int(summary.get("code", 0)), str(summary.get("error", ""))
-    return replace(begun, state=str(summary["state"]), facts={**begun.facts, **facts}, code=code, error=error)
+    known = report.get("config", {})
+    return replace(begun, state=str(summary["state"]), facts=facts, config=known, code=code, error=error)
 
 
 def _write(file: Path, one: Result) -> None:

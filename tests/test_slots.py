@@ -41,7 +41,8 @@ def test_one_job_at_a_time_has_a_device(tmp_path: Path) -> None:
     other = f"""
 from pathlib import Path
 from pipeline.slots import *
-print(Crew([Slot("cuda:0", "0"), Slot("cuda:1", "1")], Path({str(tmp_path)!r})).run([Job("x", {jobs[0].command!r})] * 6))
+crew = Crew([Slot("cuda:0", "0"), Slot("cuda:1", "1")], Path({str(tmp_path)!r}))
+print(crew.run([Job("x", {jobs[0].command!r})] * 6))
 """
     child = subprocess.Popen([sys.executable, "-c", other], stdout=subprocess.PIPE, text=True)
     mine = Crew(gpus, tmp_path).run(jobs)
@@ -106,6 +107,7 @@ def test_a_job_sees_its_gpu_alone(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)])
 def test_a_signal_is_passed_on_once(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """What ends the crew ends its jobs, by the same signal, and is raised again when they are gone."""
+    waits = job(WAITS.replace("signal.pause", "signal.signal(2, signal.SIG_DFL); signal.pause"))
     driver = f"""
 import os, signal, sys
 from pathlib import Path
@@ -116,7 +118,7 @@ signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 crew = Crew([Slot("cpu:0", "")], Path({str(tmp_path)!r}))
 try:
-    crew.run([Job("#0", {job(WAITS.replace("signal.pause()", "signal.signal(2, signal.SIG_DFL); signal.pause()")).command!r})])
+    crew.run([Job("#0", {waits.command!r})])
 finally:
     print(crew.codes, flush=True)
 """
