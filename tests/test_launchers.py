@@ -48,7 +48,8 @@ def sweep(*args: str) -> tuple[int, list[dict[str, Any]], str, list[dict[str, st
 def test_jobs_on_slots_of_the_cpu(here: Path) -> None:
     """Two at a time; one is killed as if memory had run out, and the others and the table are there."""
     Path("mine.py").write_text(
-        "import os, signal\n\ndef mine(t, dies: bool = False):\n    dies and os.kill(os.getpid(), signal.SIGKILL)\n    return t\n"
+        "import os, signal\n\ndef mine(t, dies: bool = False):\n"
+        "    dies and os.kill(os.getpid(), signal.SIGKILL)\n    return t\n"
     )
     mine = ("transform._target_=mine.mine", "+transform.dies=false,true", "batch.rows=2")
     code, lines, err, rows = sweep(*DEVICE, "hydra.launcher.devices=[cpu,cpu]", *mine)
@@ -90,6 +91,7 @@ def needs(plugin: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.launchers
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "launcher",
     [
@@ -111,6 +113,7 @@ def test_jobs_in_processes_of_a_launcher_are_all_told(here: Path, launcher: tupl
 
 
 @pytest.mark.launchers
+@pytest.mark.timeout(300)
 @needs("hydra_optuna_sweeper")
 @pytest.mark.parametrize("storage", [(), ('hydra.sweeper.storage="sqlite:///study.db"',)], ids=["memory", "sqlite"])
 def test_optuna_finds_the_best_of_what_it_tried(here: Path, storage: tuple[str, ...]) -> None:
