@@ -47,11 +47,17 @@ def _charts(rows: Sequence[dict[str, str]], results: Sequence[Result], keys: Seq
     measured = {
         m.key: Axis(m.name, [m.of(one) for one in results], [m.cell(one) for one in results], most=2) for m in MEASURES
     }
-    up = [measured[key] for key in _DRAWN if len(measured[key].places) > 1][:_MOST]
+    up = [measured[key] for key in _DRAWN if _differs(measured[key])][:_MOST]
     if not across or not up:
         return {}
     scatters = [chart.scatter(x, y, _groups(x, across)) for y in up for x in across]
     return {"parallel": chart.parallel([*across, *up], up[0]), "colour": up[0].name, "scatters": scatters}
+
+
+def _differs(measure: Axis) -> bool:
+    """Whether its numbers differ by more than they do by chance."""
+    numbers = [value for value in measure.values if isinstance(value, float)]
+    return bool(numbers) and max(numbers) - min(numbers) > 0.02 * max(map(abs, numbers))
 
 
 def _override(key: str, rows: Sequence[dict[str, str]]) -> Axis:
