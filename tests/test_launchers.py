@@ -64,6 +64,16 @@ def test_jobs_on_slots_of_the_cpu(here: Path) -> None:
     assert not any(part.startswith("hydra.job.num") for part in report["command"])
 
 
+def test_no_job_is_started_if_one_does_not_compose(here: Path) -> None:
+    """The message is that of a single run."""
+    child = start("-m", *DEVICE, "hydra.launcher.devices=[cpu]", "batch.rows=2,big", *BASE)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 2
+    assert "batch.rows: Value 'big'" in err
+    assert not list(Path("multirun").glob("*/*"))
+
+
+@pytest.mark.launchers
 def test_a_signal_ends_the_jobs_in_order(here: Path) -> None:
     """Each child is told once, ends as a run does, and is waited for."""
     Path("mine.py").write_text(

@@ -135,10 +135,10 @@ def test_a_single_run_leaves_no_results(front: Front) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_a_preset_is_a_sweep_without_a_flag(front: Front) -> None:
     """And the command that repeats one of its jobs runs that job alone."""
-    code, _, err = front("experiment=batches")
+    code, _, err = front("experiment=batches", "batch.rows=2,3")
     assert code == 0, err
-    assert [row[0] for row in table(err, "batch.rows")[1:]] == ["1024", "4096", "16384", "65536"]
-    report = next(Path("multirun").glob("*rows-1024*/_pipeline/report.json"))
+    assert [row[0] for row in table(err, "batch.rows")[1:]] == ["2", "3"]
+    report = next(Path("multirun").glob("*rows-2*/_pipeline/report.json"))
     command = json.loads(report.read_text())["command"]
     assert "hydra.mode=RUN" in command
 
@@ -191,10 +191,10 @@ def test_the_peak_of_memory_is_that_of_the_job(front: Front) -> None:
 @pytest.mark.parametrize(("objective", "expected"), [("data.max", 11.0), ("rows", 6.0)])
 def test_the_objective_is_in_the_table_and_the_last_line(front: Front, objective: str, expected: float) -> None:
     """A number of the report, or a statistic of a column of the output."""
-    code, out, err = front("-m", "batch.rows=2,3", f"sweep.objective={objective}")
+    code, out, err = front("-m", "batch.rows=2", f"sweep.objective={objective}")
     assert code == 0, err
-    assert [json.loads(line)["objective"] for line in out] == [expected] * 2
-    assert "objective" in table(err, "batch.rows")[0]
+    assert json.loads(out[-1])["objective"] == expected
+    assert "objective" in table(err, "run")[0]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -32,16 +32,19 @@ class DeviceLauncher(Launcher):
         self.fail_fast = fail_fast
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep the configuration; a child composes its own."""
-        del hydra_context, task_function
+        """Keep the configuration; a child composes its own, and has its own task function."""
+        del task_function
         self.config = config
+        self.loader = hydra_context.config_loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs, and return what their results say."""
+        """Run the jobs, and return what their results say. None is started if one of them does not compose."""
         from hydra.core.utils import configure_log
 
         from pipeline import slots
 
+        for told in job_overrides:
+            self.loader.load_sweep_config(self.config, list(told))
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         places = slots.slots(self.devices, _cuda_devices)
         log.info("%d jobs on %s", len(job_overrides), ", ".join(slot.name for slot in places))
@@ -72,7 +75,7 @@ class DeviceLauncher(Launcher):
         file = result.path(self.config.hydra.sweep.dir, config.job_folder(overrides), self.config.action.name)
         try:
             if code not in (0, 99):
-                raise PipelineError("it was not started" if code is None else f"exit code {code}")
+                raise PipelineError("it was not started" if code is None else f"its exit code is {code}")
             one = result.read(file)
         except PipelineError as e:
             back.status, back.return_value = JobStatus.FAILED, e
