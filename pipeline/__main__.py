@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shlex
 import signal
 import sys
@@ -30,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline import __version__, config, objective, result, sweep
+from pipeline.config import force
 from pipeline.errors import ConfigError, PipelineError
 
 log = logging.getLogger("pipeline")
@@ -302,19 +302,6 @@ def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
         is_value = before in _TAKES_VALUE or (before in ("--info", "-i") and "=" not in arg)
         (flags if is_value or arg.startswith("-") else overrides).append(arg)
     return flags, overrides
-
-
-def force(arg: str) -> str:
-    """An override as Hydra should take it: `device` and dotted keys are set whether or not they are there.
-
-    So `+device=x` works over a preset, and a misspelt key reaches our checks, which know what was meant, instead of
-    Hydra's advice to append it.
-    """
-    return re.sub(
-        r"^\+{0,2}(?=(?!hydra\.)\w+(\.[\w-]+)+=)|^\+device(?==)",
-        lambda m: "++device" if m[0] == "+device" else "++",
-        arg,
-    )
 
 
 @contextmanager

@@ -184,6 +184,19 @@ def settings(overrides: Iterable[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def force(arg: str) -> str:
+    """An override as Hydra should take it: `device` and dotted keys are set whether or not they are there.
+
+    So `+device=x` works over a preset, and a misspelt key reaches our checks, which know what was meant, instead of
+    Hydra's advice to append it.
+    """
+    return re.sub(
+        r"^\+{0,2}(?=(?!hydra\.)\w+(\.[\w-]+)+=)|^\+device(?==)",
+        lambda m: "++device" if m[0] == "+device" else "++",
+        arg,
+    )
+
+
 def job_folder(overrides: Iterable[str]) -> str:
     """A folder name for the overrides of a job, the same whatever their order and however they spell `+`.
 

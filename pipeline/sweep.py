@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from pipeline import config, result
+from pipeline.config import force
 from pipeline.errors import PipelineError
 from pipeline.result import RUNNING, Result
 
@@ -33,8 +34,14 @@ class Watch(Callback):
     latest: ClassVar[Watch | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember which results are there already: those of this sweep are the others."""
+        """Remember which results are there already: those of this sweep are the others.
+
+        The keys that a preset sweeps are spelled as the front door spells those of the command line, which then win.
+        """
         del kwargs
+        if params := config.hydra.sweeper.get("params"):
+            with read_write(config), open_dict(config):
+                config.hydra.sweeper.params = {force(f"{key}=")[:-1]: value for key, value in params.items()}
         self.folder = Path(config.hydra.sweep.dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.action = str(config.action.name)
