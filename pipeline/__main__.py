@@ -136,7 +136,11 @@ class _Door:
         self._gather(watch)
         from pipeline.run import say
 
-        say(watch.tell(drawn=not self.signal))
+        try:
+            say(watch.tell(drawn=not self.signal))
+        except Exception as e:  # noqa: BLE001  (the outputs are what counts)
+            self._trace(e)
+            log.warning("the sweep cannot be summed up: %s: %s", type(e).__name__, e)
 
     def any_failed(self) -> bool:
         """Whether a job has failed, here or in another process."""
@@ -145,8 +149,12 @@ class _Door:
         return any(o.error for o in self.outcomes)
 
     def _gather(self, watch: sweep.Watch) -> None:
-        found = [_Outcome(_spelled(one.overrides), one.code, one.error) for one in watch.results()]
-        self.outcomes = max(found, self.outcomes, key=len)
+        try:
+            found = [_Outcome(_spelled(one.overrides), one.code, one.error) for one in watch.results()]
+        except PipelineError as e:
+            log.warning("the results of the jobs are not all known: %s", e)
+        else:
+            self.outcomes = max(found, self.outcomes, key=len)
 
     def code(self) -> int:
         """The exit code of all jobs together, after a table of them and the name of every one that failed."""

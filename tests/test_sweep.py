@@ -166,6 +166,16 @@ def test_a_job_that_was_killed_is_told_as_dead(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_summary_that_cannot_be_written_fails_no_sweep(front: Front) -> None:
+    """The outputs are what counts."""
+    Path("multirun/sweep.csv").mkdir(parents=True)
+    code, out, err = front("-m", "batch.rows=2,3")
+    assert (code, len(out)) == (0, 2)
+    assert "the sweep cannot be summed up" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_signal_leaves_a_table_too(front: Front) -> None:
     """What ended before is known, and the job that was interrupted is told as stopped."""
     Path("stops.py").write_text("import os, signal\n\ndef stops(t):\n    os.kill(os.getpid(), signal.SIGTERM)\n")
