@@ -63,13 +63,9 @@ def parallel(axes: Sequence[Axis], colour: Axis) -> str:
         plot.set_axis_off()
         for x, axis in enumerate(axes):
             _pole(plot, x, axis)
-        shares = _heights(colour)
-        for run in range(len(colour.values)):
-            heights = [_heights(axis)[run] for axis in axes]
+        for share, *heights in zip(_heights(colour), *map(_heights, axes), strict=True):
             points = [(x, y) for x, y in enumerate(heights) if y is not None]
-            plot.plot(
-                *zip(*points, strict=True), color=_between(shares[run]), linewidth=1.6, alpha=0.85, marker="o", ms=3
-            )
+            plot.plot(*zip(*points, strict=True), "o-", color=_between(share), linewidth=1.6, alpha=0.85, ms=3)
         plot.set_xlim(-0.15, len(axes) - 0.55)
         return _svg(figure, "parallel")
 
@@ -78,32 +74,27 @@ def scatter(across: Axis, up: Axis, groups: Axis | None) -> str:
     """A point for each run; runs of one group share colour and mark."""
     with _figure(4.2, 2.6) as figure:
         plot = figure.add_axes((0.13, 0.17, 0.66, 0.7))
-        places, position = across.places, list(across.places)
-        for number, name in enumerate([None] if groups is None else groups.places):
-            chosen = [
-                (x if across.numeric else position.index(x), y)
-                for i, (x, y) in enumerate(zip(across.values, up.values, strict=True))
-                if x is not None and y is not None and (groups is None or groups.values[i] == name)
-            ]
-            if chosen:
-                label = None if groups is None else groups.places[name]
-                plot.plot(
-                    *zip(*chosen, strict=True),
-                    _MARKS[number % 6],
-                    color=SERIES[number % 6],
-                    alpha=0.85,
-                    ms=6,
-                    label=label,
-                )
-        _ruled(plot, across, places)
-        plot.set_xlabel(across.name)
-        plot.set_title(up.name, loc="left", fontsize=10)
-        plot.set_ylim(0, 1.08 * max(y for y in up.values if isinstance(y, float)) or 1)
-        plot.yaxis.set_major_formatter(_short)
+        _ruled(plot, across, up)
+        for number, (name, points) in enumerate(_grouped(across, up, groups).items()):
+            mark, colour = _MARKS[number % len(_MARKS)], SERIES[number % len(SERIES)]
+            plot.plot(
+                *zip(*points, strict=True), mark, color=colour, alpha=0.85, ms=6, label=f" {name}"
+            )  # not "_x": left out of legends
         if groups is not None:
-            words = {"title": groups.name, "fontsize": 7, "title_fontsize": 7, "frameon": False}
+            words: Any = {"title": groups.name, "fontsize": 7, "title_fontsize": 7, "frameon": False}
             plot.legend(**words, loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.1, borderpad=0)
         return _svg(figure, f"{across.name}/{up.name}")
+
+
+def _grouped(across: Axis, up: Axis, groups: Axis | None) -> dict[str, list[tuple[Any, Any]]]:
+    """Points by the label of their group."""
+    position = list(across.places)
+    made: dict[str, list[tuple[Any, Any]]] = {} if groups is None else {label: [] for label in groups.places.values()}
+    labels = [""] * len(up.values) if groups is None else groups.labels
+    for x, y, label in zip(across.values, up.values, labels, strict=True):
+        if x is not None and y is not None:
+            made.setdefault(label, []).append((x if across.numeric else position.index(x), y))
+    return {label: points for label, points in made.items() if points}
 
 
 def _pole(plot: Any, x: int, axis: Axis) -> None:
@@ -128,7 +119,9 @@ def _heights(axis: Axis) -> list[float | None]:
     return [None if v is None else (v - low) / (high - low) if high > low else 0.5 for v in values]
 
 
-def _ruled(plot: Any, across: Axis, places: dict[Any, str]) -> None:
+def _ruled(plot: Any, across: Axis, up: Axis) -> None:
+    """Axes with names, ticks at the values that occur, and room above the highest point."""
+    places = across.places
     if across.logarithmic:
         plot.set_xscale("log")
     if not across.numeric:
@@ -137,11 +130,14 @@ def _ruled(plot: Any, across: Axis, places: dict[Any, str]) -> None:
     elif len(places) <= 6:
         plot.set_xticks(list(places), list(places.values()))
         plot.xaxis.minorticks_off()
+    numbers = [value for value in up.values if isinstance(value, float)]
+    plot.set_ylim(1.08 * min(0.0, *numbers), 1.08 * max(0.0, *numbers) or 1)
+    plot.set(xlabel=across.name, axisbelow=True)
+    plot.set_title(up.name, loc="left", fontsize=10)
     plot.margins(x=0.1)
+    plot.yaxis.set_major_formatter(_short)
     plot.grid(axis="y", color=_FAINT, linewidth=0.6)
-    plot.set_axisbelow(True)
-    for side in ("top", "right"):
-        plot.spines[side].set_visible(False)
+    plot.spines[["top", "right"]].set_visible(False)
 
 
 def _short(value: float, _: int) -> str:

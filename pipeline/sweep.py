@@ -32,6 +32,9 @@ class Watch(Callback):
     """Hydra tells it that a sweep begins, and where; `main` asks it what came of the jobs."""
 
     latest: ClassVar[Watch | None] = None
+    folder: Path
+    action: str
+    before: dict[Path, tuple[int, int]]
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember which results are there already: those of this sweep are the others.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,13 @@ def test_the_page_draws_every_metric_over_every_override() -> None:
     assert html.count("<svg") == 3
     assert html.count("currentColor") > 10
     assert "#0a0b0c" not in html
+
+
+def test_numbers_below_zero_and_missing_ones_are_drawn_too() -> None:
+    """An objective may be negative, and an override may be absent from some jobs."""
+    made = [one("0", 10, a="1", b="x"), one("1", 20, a="100"), one("2", 30, a="7", b="_y")]
+    made = [replace(each, facts={**each.facts, "objective": -1.5 * i}) for i, each in enumerate(made)]
+    assert page.sweep(made).count("<svg") == 5
 
 
 def test_ids_are_not_used_twice_on_the_page() -> None:
