@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-import re
 import shlex
 import signal
 import sys
@@ -32,7 +31,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline import __version__, config
+from pipeline import __version__, config, objective, result, sweep
+from pipeline.config import force
 from pipeline.day import today
 from pipeline.errors import ConfigError, PipelineError, RetryError
 from pipeline.metrics import measured
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args == ["--version"]:
         emit(f"tensor-etl-stage {__version__}")
         return 0
-    with _signals(door), _masked(door.mask), _patience(door), _hydra_process(args):
+    with _signals(door), _masked(door.mask), _patience(door), _hydra_process(args), sweep.watching():
         try:
             _check_fence(args)
             _hydra_main(door.job)
@@ -67,8 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             return 0  # Hydra was printing its help or a configuration, and the reader has seen enough
         except Exception as e:  # noqa: BLE001  (every exception becomes one line and an exit code)
-            return door.stopped(128 + door.signal) if door.signal else door.failed(e)
+            if door.signal:
+                return door.stopped(128 + door.signal)
+            return door.code() if door.any_failed() else door.failed(e)
         finally:
+            door.tell()
             emit()
         return door.code()
 
@@ -104,21 +107,31 @@ class _Door:
         for arg in self.args:
             self.mask.learn_override(arg)
 
-    def job(self, cfg: DictConfig) -> dict[str, Any]:
-        """One job, from the composed configuration to its line of JSON. A failure is recorded, so that a sweep goes on.
+    def job(self, cfg: DictConfig) -> Any:
+        """One job, from the composed configuration to its line of JSON; its objective if a sweeper wants one.
 
-        In a child process of a launcher nobody reads the record, so there the failure is raised for the sweeper.
+        A failure is recorded, so that a sweep goes on. It is raised where somebody else has to act on it: a sweeper
+        that optimizes, or the process that has the record of all jobs.
         """
-        overrides = " ".join(self.mask.override(each.lstrip("+")) for each in config.overrides())
         self.mask.learn(config.unresolved(cfg), os.environ)
+        with sweep.recorded(cfg, self.mask) as facts:
+            facts.update(self._attempt(cfg))
+            facts["code"] = self.outcomes[-1].code
+        wanted = cfg.sweep.objective is not None and cfg.action is config.Action.run
+        if self.outcomes[-1].error and (wanted or os.getpid() != self.home):
+            raise PipelineError(self.outcomes[-1].error)
+        return facts["objective"] if wanted else facts
+
+    def _attempt(self, cfg: DictConfig) -> dict[str, Any]:
+        overrides = " ".join(self.mask.override(each.lstrip("+")) for each in config.overrides())
         try:
             with measured(*config.measured(cfg), self._code_of) as facts:
                 summary = _work(cfg, self)
                 skip = summary["state"] == "nothing to do" and cfg.run.nothing_to_do is config.NothingToDo.skip
                 facts |= {**summary, "code": _SKIP if skip else 0}
+            if cfg.sweep.objective is not None and "report" in summary:
+                summary["objective"] = objective.value(cfg.sweep.objective, {**summary, **result.reported(summary)})
         except (Exception, SystemExit) as e:
-            if os.getpid() != self.home:
-                raise
             if self.signal:
                 raise SystemExit(128 + self.signal) from e
             return self._record(overrides, e)
@@ -137,8 +150,37 @@ class _Door:
         self.outcomes.append(_Outcome(overrides, code, message))
         return _failure(message, code, getattr(e, "facts", {}))
 
+    def tell(self) -> None:
+        """After a sweep, take the outcomes of jobs in other processes from their results, and show all in a table."""
+        watch, sweep.Watch.latest = sweep.Watch.latest, None
+        if watch is None:
+            return
+        self._gather(watch)
+        from pipeline.run import say
+
+        try:
+            say(watch.tell(drawn=not self.signal))
+        except Exception as e:  # noqa: BLE001  (the outputs are what counts)
+            self._trace(e)
+            log.warning("the sweep cannot be summed up: %s: %s", type(e).__name__, e)
+
+    def any_failed(self) -> bool:
+        """Whether a job has failed, here or in another process."""
+        if sweep.Watch.latest is not None:
+            self._gather(sweep.Watch.latest)
+        return any(o.error for o in self.outcomes)
+
+    def _gather(self, watch: sweep.Watch) -> None:
+        try:
+            found = [_Outcome(_spelled(one.overrides), one.code, one.error) for one in watch.results()]
+        except PipelineError as e:
+            log.warning("the results of the jobs are not all known: %s", e)
+        else:
+            self.outcomes = max(found, self.outcomes, key=len)
+
     def code(self) -> int:
-        """The exit code of all jobs together, after naming every one that failed."""
+        """The exit code of all jobs together, after a table of them and the name of every one that failed."""
+        self.tell()
         failed = [o for o in self.outcomes if o.error]
         if len(self.outcomes) == 1 and failed:
             complain(failed[0].error, failed[0].code)
@@ -182,6 +224,10 @@ class _Door:
             traceback.print_exception(e)
 
 
+def _spelled(overrides: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" if value else key for key, value in overrides.items())
+
+
 def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     """Build the components and run or plan them. From here on torch is imported, but for an audit."""
     if cfg.action is config.Action.audit:
@@ -193,7 +239,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     from pipeline.checks import parse
     from pipeline.device import resolve
     from pipeline.policy import conversion
-    from pipeline.run import Options, plan, run
+    from pipeline.run import Options, prepare, run
 
     door.mask.learn(plain, os.environ)
     clock = plain["date"] if config.reads_clock(cfg) else ""
@@ -223,8 +269,9 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     )
     given = {**parts, "device": resolve(plain["device"]), "options": options}
     if plain["action"] == "plan":
-        emit(plan(**given))
-        return {"state": "planned", "output": plain["sink"].get("path")}
+        planned = prepare(**given).plan
+        emit(planned.text())
+        return {"state": "planned", "output": plain["sink"].get("path"), **planned.facts()}
     if plain["action"] == "verify":
         return _verify(given, plain["verify"])
     return run(**given)
@@ -273,7 +320,8 @@ def _command(args: Sequence[str], plain: dict[str, Any], day: str) -> list[str]:
     if not config.in_sweep():
         return [*start, *map(shlex.quote, [arg for arg in args if not (day and _sets_date(arg))]), *dated]
     flags = [flag for flag in split(args)[0] if flag not in ("-m", "--multirun")]
-    task = [each for each in config.overrides() if not (day and _sets_date(each))] + dated
+    preset = [] if len(flags) < len(split(args)[0]) else ["hydra.mode=RUN"]  # it was no flag that made this a sweep
+    task = [*(each for each in config.overrides() if not (day and _sets_date(each))), *dated, *preset]
     path = plain["sink"].get("path")
     place = (
         []
@@ -354,19 +402,6 @@ def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
         is_value = before in _TAKES_VALUE or (before in ("--info", "-i") and "=" not in arg)
         (flags if is_value or arg.startswith("-") else overrides).append(arg)
     return flags, overrides
-
-
-def force(arg: str) -> str:
-    """An override as Hydra should take it: `device` and dotted keys are set whether or not they are there.
-
-    So `+device=x` works over a preset, and a misspelt key reaches our checks, which know what was meant, instead of
-    Hydra's advice to append it.
-    """
-    return re.sub(
-        r"^\+{0,2}(?=(?!hydra\.)\w+(\.[\w-]+)+=)|^\+device(?==)",
-        lambda m: "++device" if m[0] == "+device" else "++",
-        arg,
-    )
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import __version__, day
+from pipeline import __version__, day, objective
 from pipeline.checks import parse
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.fence import VARIABLE, Fence, fence
@@ -119,6 +119,11 @@ class Metrics:
 
 
 @dataclass
+class Sweep:
+    objective: Optional[str] = None  # noqa: UP045
+
+
+@dataclass
 class Conf:
     """The root. `device` is null here and absent from the YAML: Hydra lets `+device=x` append over a null."""
 
@@ -137,6 +142,7 @@ class Conf:
     checks: Checks = field(default_factory=Checks)
     run: Run = field(default_factory=Run)
     verify: Verify = field(default_factory=Verify)
+    sweep: Sweep = field(default_factory=Sweep)
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
 
@@ -201,14 +207,36 @@ def reads_clock(cfg: DictConfig) -> bool:
 
 
 def in_sweep() -> bool:
-    """Whether Hydra runs this as one job of several."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    """Whether Hydra runs this as one job of several, here or in a process that a launcher started with a number."""
+    if not HydraConfig.initialized():
+        return False
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN or not OmegaConf.is_missing(hydra.job, "num")
 
 
 def overrides() -> list[str]:
     """The overrides of this job as they were given, interpolations and all."""
     given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return list(map(str, given))
+
+
+def settings(overrides: Iterable[str]) -> dict[str, str]:
+    """Overrides as key and value, without `+`; a deletion keeps its `~`."""
+    pairs = (each.lstrip("+").partition("=") for each in overrides)
+    return {key: value for key, _, value in pairs}
+
+
+def force(arg: str) -> str:
+    """An override as Hydra should take it: `device` and dotted keys are set whether or not they are there.
+
+    So `+device=x` works over a preset, and a misspelt key reaches our checks, which know what was meant, instead of
+    Hydra's advice to append it.
+    """
+    return re.sub(
+        r"^\+{0,2}(?=(?!hydra\.)\w+(\.[\w-]+)+=)|^\+device(?==)",
+        lambda m: "++device" if m[0] == "+device" else "++",
+        arg,
+    )
 
 
 def job_folder(overrides: Iterable[str]) -> str:
@@ -354,6 +382,8 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
     if raw["conversion"].keys() <= known and not any(_later(value) for value in raw["conversion"].values()):
         yield from _complaint(conversion, raw["conversion"])
     yield from _complaint(parse, raw["checks"])
+    if raw["sweep"]["objective"] is not None:
+        yield from _complaint(objective.check, raw["sweep"]["objective"])
     for key, least in _LEAST.items():
         section, name = key.split(".")
         value = raw[section][name]
@@ -446,6 +476,15 @@ def _file_hash(path: str) -> str:
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 
+_EXTRAS = {
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "submitit",
+    "hydra/launcher=submitit_slurm": "submitit",
+    "hydra/launcher=ray": "ray-launcher",
+    "hydra/sweeper=optuna": "optuna",
+}
+
+
 def listed(what: str, lines: Sequence[str]) -> str:
     """One line as it is; several as a list."""
     return lines[0] if len(lines) == 1 else "\n  - ".join([f"{len(lines)} {what}", *lines])
@@ -466,6 +505,9 @@ def explain(e: Exception) -> str:
     option = re.search(r"Could not find '(\S+)/(\S+)'\s+Available options in '.+?':\n((?:\t\S+\n)+)", text)
     if option:
         group, name, known = option[1], option[2], option[3].split()
+        if f"{group}={name}" in _EXTRAS:
+            extra = _EXTRAS[f"{group}={name}"]
+            return f"{group}={name} needs an extra: pip install 'tensor-etl-stage[{extra}]'{where}"
         return (
             f"{group}={name}: there is no such option{suggest(name, known)} ({group} has {', '.join(known)}; your own "
             f"are found by --config-dir){where}"

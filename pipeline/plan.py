@@ -66,6 +66,11 @@ class Plan:
         flying = min(self.in_flight, self.batches or self.in_flight)
         return flying * min(self.batch_rows, longest) * (read + self.layout.row_bytes + self.out_row_bytes)
 
+    def facts(self) -> dict[str, int | None]:
+        """The plan in numbers, for machines; rows are those of the input."""
+        numbers = {"rows": self.rows, "splits": len(self.splits), "batches": self.batches}
+        return {**numbers, "batch_rows": self.batch_rows, "memory_bytes": self.memory}
+
     def text(self) -> str:
         """The plan for people."""
         rows = "unknown before reading (filter)" if self.rows is None else f"{self.rows:,}"

@@ -208,7 +208,10 @@ def test_all_mistakes_are_listed() -> None:
             "source=parqet",
             "source=parqet: there is no such option - did you mean 'parquet'? (source has npy, npz, parquet",
         ),
-        ("experiment=x", "experiment=x: there is no such option (experiment has debug, devices, low_memory"),
+        (
+            "experiment=x",
+            "experiment=x: there is no such option (experiment has batches, debug, devices, low_memory, tune",
+        ),
         ("checks.input={column: x}", "checks.input: expected a list, as in checks.input=[{...}, ...]"),
         ("foo=1", "unknown key 'foo' (the root has source, transform, sink"),
     ],

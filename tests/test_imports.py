@@ -50,6 +50,9 @@ TABLE = {
     "aside": [*WAIST, "columns", "files", "sink.parquet"],
     "finding": [*WAIST, "columns", "aside", "rules", "seen"],
     "inspection": [*WAIST, "columns", "batching", "aside", "finding", "rules"],
+    "result": [*WAIST, "files"],
+    "chart": WAIST,
+    "slots": WAIST,
     "difference": [*WAIST, "columns", "batching"],
     "sample": [*WAIST, "columns", "batching"],
     "verdict": [*WAIST, "columns", "difference", "plan", "sample"],
@@ -69,6 +72,12 @@ TABLE = {
         "tensors", "transform.identity", "verdict",
     ],
     "__init__": [*WAIST, "manifest"],
+    "measure": [*WAIST, "plan", "result"],
+    "page": [*WAIST, "chart", "measure", "result"],
+    "compare": [*WAIST, "files", "measure", "page", "plan", "result"],
+    "schema": [*WAIST, "columns", "files", "layout", "plan", "policy", "source.*"],
+    "objective": [*WAIST, "layout", "manifest", "policy", "schema"],
+    "sweep": ["*"],
     "config": ["*"],
     "target": ["*"],
     "fence": ["*"],
@@ -77,12 +86,21 @@ TABLE = {
     "testing.*": ["*"],
     "__main__": ["*"],
 }  # fmt: skip
-TOP = ["config", "target", "fence", "rehearsal", "airflow", "testing.*", "__main__"]  # what nobody below imports
+TOP = [
+    "config",
+    "target",
+    "fence",
+    "rehearsal",
+    "sweep",
+    "airflow",
+    "testing.*",
+    "__main__",
+]  # what nobody below imports
 
 # Which modules may import a third party, or a part of the standard library that we keep in one place.
 FENCES = {
-    "hydra": ["config", "target", "rehearsal", "__main__"],
-    "omegaconf": ["config", "target", "fence", "rehearsal", "__main__"],
+    "hydra": ["config", "target", "rehearsal", "sweep", "__main__"],
+    "omegaconf": ["config", "target", "fence", "rehearsal", "sweep", "__main__"],
     "threading": ["stream", "watchdog", "device.cuda", "testing.*", "__main__"],  # a lock on buffers; who gets signals
     "concurrent": ["stream", "testing.*", "airflow"],  # two pipes of a child process are read at once
     "multiprocessing": [],
@@ -101,6 +119,10 @@ FENCES = {
         "testing.*",
     ],
     "rich": ["progress"],
+    "matplotlib": ["chart"],
+    "jinja2": ["page"],
+    "fcntl": ["slots"],
+    "subprocess": ["slots"],
     "filelock": ["files"],
     "safetensors": ["fit", "transform.module", "testing.*"],
     "ray": ["engine.ray"],

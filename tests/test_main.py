@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.__main__ import emit, force, main, split
+from pipeline.__main__ import emit, main, split
+from pipeline.config import force
 from pipeline.day import date_add, today
 
 ROOT = Path(__file__).parents[1]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
-import shlex
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pandas as pd
@@ -17,24 +14,12 @@ import pytest
 import torch
 
 from pipeline import read_manifest
-from pipeline.__main__ import main
+from tests.documents import ROOT, blocks, commands, run
 
-ROOT = Path(__file__).resolve().parent.parent
-BLOCKS, CHECKS = (
-    re.findall(r"```(\w+)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL) for page in ("README.md", "docs/checks.md")
-)
+BLOCKS, CHECKS = blocks("README.md"), blocks("docs/checks.md")
+COMMANDS = commands("README.md") + commands("docs/checks.md")
+FAILS = commands("docs/checks.md", "# exit code 65")
 FLIGHTS = ROOT / "pipeline/data/flights.parquet"
-
-
-def commands(text: str) -> list[str]:
-    """Command lines of a shell block, without comments."""
-    return [shlex.join(shlex.split(line, comments=True)) for line in text.splitlines() if line]
-
-
-COMMANDS = [
-    c for kind, text in BLOCKS + CHECKS if kind == "bash" for c in commands(text) if c.startswith("python -m pipeline")
-]
-FAILS = [c for _, text in CHECKS for line in text.splitlines() if "# exit code 65" in line for c in commands(line)]
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "logs").mkdir()
     (here / "logs" / "a.csv").write_text("when,value\n2026-01-01,1.5\n2026-01-02,2.5\n")
     return here
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stderr: str
-
-
-def run(command: str, folder: Path) -> Done:
-    """Run a command line of the README in this process, which has torch loaded."""
-    errors = io.StringIO()
-    with contextlib.chdir(folder), redirect_stdout(io.StringIO()), redirect_stderr(errors):
-        code = main(shlex.split(command)[3:])
-    return Done(code, errors.getvalue())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
