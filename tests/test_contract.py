@@ -246,7 +246,8 @@ def assert_back(row: Row, given: Column, found: Column) -> None:
         assert found.dtype == np.dtype(row.back or given.dtype), row.name
         given = np.array(given.astype(found.dtype, copy=False), order="C")
         assert found.shape == given.shape, row.name
-        same = np.array_equal(given, found) if given.dtype.hasobject else given.tobytes() == found.tobytes()
+        exact = given.dtype.kind not in "Ob"  # a device may make the bytes of truth values 1
+        same = given.tobytes() == found.tobytes() if exact else np.array_equal(given, found)
     else:
         assert found.type == given.type, row.name
         same = not compare(given, found).what

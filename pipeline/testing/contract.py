@@ -372,7 +372,7 @@ NUMPY: tuple[Row, ...] = (
     *_under(
         "NumPy: numbers and truth values",
         [Row(name, name, stored=stored) for name, stored in _ALIAS.items()],
-        Row("bool", "bool", layout="any byte but 0 is true, and kept", stored="bool", held=True, make=_odd_bools),
+        Row("bool", "bool", layout="any byte but 0 is true", stored="bool", held=True, make=_odd_bools),
         Row("complex64", "complex64", stored="fixed_size_list<item: float>[2]", pairs=True),
         Row("complex128", "complex128", stored="fixed_size_list<item: double>[2]", pairs=True),
         Row("Q", "uint64", layout="as numpy.ulonglong", stored="uint64", held=True, make=_ulonglong),
