@@ -37,7 +37,7 @@ def meet(job: Job, k: int) -> tuple[Ending, Ending]:
 def test_of_two_runs_one_works_and_the_other_says_who_does(format_: str) -> None:
     """Wherever the first one is when the second one comes."""
     rng, calls = random.Random(format_), clean(format_).ending.counts["any"]
-    for k in (rng.randrange(1, calls + 1) for _ in range(3)):
+    for k in (rng.randrange(1, calls + 1) for _ in range(2)):
         check_pair(format_, k)
 
 

@@ -78,8 +78,17 @@ def check_ending(ending: Ending, fault: Fault, job: Job) -> None:
 @pytest.mark.parametrize("format_", FORMATS)
 def test_a_call_that_fails_costs_a_part_and_no_more(format_: str) -> None:
     """Some calls, errors and moments, the same ones in every run of this test."""
-    for fault in sample(format_, 8):
+    for fault in sample(format_, 4):
         check(Job.make(format_), fault)
+
+
+@pytest.mark.parametrize("fault", [Fault("write", 1, "short", sticky=True), Fault("rename", 1, "after", sticky=True)])
+@pytest.mark.parametrize("format_", FORMATS)
+def test_half_writes_and_lost_replies_are_no_failures(format_: str, fault: Fault) -> None:
+    """Every write takes half of the bytes; every rename is done and said to have failed."""
+    ending = check(Job.make(format_), fault)
+    assert ending.code == 0
+    assert ending.met > 3
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from pipeline.files import (
     home,
     lock,
     release_files,
+    scratch,
     storage_error,
     version,
     write_bytes,
@@ -288,6 +289,20 @@ def test_errors_of_the_system_say_whether_to_try_again(code: int, kind: type[Pip
     error = storage_error(Path("/x/p.bin"), OSError(code, os.strerror(code)))
     assert type(error) is kind
     assert f"writing '/x/p.bin' failed: {os.strerror(code)}. " in str(error)
+
+
+def test_what_dead_runs_left_goes_before_and_after_a_run(where: Home) -> None:
+    """Files under construction and small records; what somebody else calls .tmp stays."""
+    left = f".lock.json.{'0' * 32}.tmp"
+    for name in (f".tmp/{'1' * 32}.bin", f"_pipeline/{left}", left, ".mine.tmp", "p.bin"):
+        (where.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (where.root / name).touch()
+    with scratch(where):
+        assert not where.temp.exists()
+        Publication(where, "q.bin").close()
+    found = sorted(p.relative_to(where.root).as_posix() for p in where.root.rglob("*") if p.is_file())
+    assert found == [".mine.tmp", "p.bin"]
+    assert not where.temp.exists()
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------

@@ -38,8 +38,8 @@ def outcomes(seeds: Iterable[str]) -> list[dict[str, Any]]:
 
 def test_mutations_are_refused_by_name_or_read_as_the_library_reads_them() -> None:
     """The same ones in every run."""
-    found = outcomes(f"{format_}-{i}" for format_ in FORMATS for i in range(30))
-    assert len(found) == 90
+    found = outcomes(f"{format_}-{i}" for format_ in FORMATS for i in range(20))
+    assert len(found) == 60
     assert [one for one in found if one["trouble"]] == []
     assert {one["code"] for one in found} == {0, 65}
 

@@ -43,9 +43,8 @@ def check_words(ending: Ending, how: str) -> None:
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_a_signal_ends_the_run_in_order(format_: str) -> None:
-    """At some calls while it plans, learns, works and commits."""
-    for fault in random.Random(format_).sample(moments(format_), 3):
-        check(Job.make(format_, hydra=True), fault)
+    """While it plans, learns, works or commits."""
+    check(Job.make(format_, hydra=True), random.Random(format_).choice(moments(format_)))
 
 
 @pytest.mark.slow
