@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             return 0  # Hydra was printing its help or a configuration, and the reader has seen enough
         except Exception as e:  # noqa: BLE001  (every exception becomes one line and an exit code)
-            return door.stopped(128 + door.signal) if door.signal else door.failed(e)
+            if door.signal:
+                return door.stopped(128 + door.signal)
+            return door.code() if any(o.error for o in door.outcomes) else door.failed(e)
         finally:
             emit()
         return door.code()
@@ -100,9 +102,9 @@ class _Door:
             self.mask.learn_override(arg)
 
     def job(self, cfg: DictConfig) -> dict[str, Any]:
-        """One job, from the composed configuration to its line of JSON. A failure is recorded, so that a sweep goes on.
+        """One job, from the composed configuration to its line of JSON. A failure is recorded for the end of the sweep.
 
-        In a child process of a launcher nobody reads the record, so there the failure is raised for the sweeper.
+        In a child process of a launcher nobody reads the record; there the failure is raised as it is.
         """
         overrides = " ".join(self.mask.override(each.lstrip("+")) for each in config.overrides())
         self.mask.learn(config.unresolved(cfg), os.environ)
@@ -113,7 +115,10 @@ class _Door:
                 raise
             if self.signal:
                 raise SystemExit(128 + self.signal) from e
-            return self._record(overrides, e)
+            failure = self._record(overrides, e)
+            if config.in_sweep():  # the sweeper decides whether the jobs after it run
+                raise PipelineError(failure["error"]) from e
+            return failure
         skip = summary["state"] == "nothing to do" and cfg.run.nothing_to_do is config.NothingToDo.skip
         self.outcomes.append(_Outcome(overrides, _SKIP if skip else 0))
         emit(json.dumps(summary, default=str))
@@ -174,9 +179,9 @@ class _Door:
 
 def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     """Build the components and run or plan them. From here on torch is imported, but for an audit."""
+    _search_config_folders()
     if cfg.action is config.Action.audit:
         return _audit(config.output(cfg))
-    _search_config_folders()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: idle lanes must not spin
     parts, plain = config.build(cfg)
 
@@ -204,6 +209,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
         last_words=_last_words,
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
+        hide=door.mask.text,
         config=door.mask.data(plain),
         command=[door.mask.override(each) for each in _command(door.args, plain)],
         identity=config.fingerprint(plain, door.mask),
