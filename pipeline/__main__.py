@@ -100,7 +100,6 @@ class _Door:
     verbose: bool
     signal: int = 0
     outcomes: list[_Outcome] = field(default_factory=list)
-    home: int = field(default_factory=os.getpid)
     mask: Mask = field(default_factory=Mask)
 
     def __post_init__(self) -> None:
@@ -110,15 +109,15 @@ class _Door:
     def job(self, cfg: DictConfig) -> Any:
         """One job, from the composed configuration to its line of JSON; its objective if a sweeper wants one.
 
-        A failure is recorded, so that a sweep goes on. It is raised where somebody else has to act on it: a sweeper
-        that optimizes, or the process that has the record of all jobs.
+        A failure is recorded for the end. In a sweep it is raised too: the sweeper decides whether the jobs after it
+        run, and the process that has the record of all jobs may be another.
         """
         self.mask.learn(config.unresolved(cfg), os.environ)
         with sweep.recorded(cfg, self.mask) as facts:
             facts.update(self._attempt(cfg))
             facts["code"] = self.outcomes[-1].code
         wanted = cfg.sweep.objective is not None and cfg.action is config.Action.run
-        if self.outcomes[-1].error and (wanted or os.getpid() != self.home):
+        if self.outcomes[-1].error and config.in_sweep():
             raise PipelineError(self.outcomes[-1].error)
         return facts["objective"] if wanted else facts
 
@@ -230,9 +229,9 @@ def _spelled(overrides: Mapping[str, str]) -> str:
 
 def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     """Build the components and run or plan them. From here on torch is imported, but for an audit."""
+    _search_config_folders()
     if cfg.action is config.Action.audit:
         return _audit(config.output(cfg))
-    _search_config_folders()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: idle lanes must not spin
     parts, plain = config.build(cfg)
 
@@ -263,6 +262,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
         last_words=_last_words,
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
+        hide=door.mask.text,
         config=door.mask.data(plain),
         command=[door.mask.override(each) for each in _command(door.args, plain, clock)],
         identity=config.fingerprint(plain, door.mask),

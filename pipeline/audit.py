@@ -114,7 +114,7 @@ def _manifest(where: Home) -> tuple[dict[str, Any], list[str]]:
     try:
         manifest = json.loads(data)
         _check_form(manifest)
-    except (AttributeError, KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError) as e:
         return _NOTHING, [*problems, f"_manifest.json is damaged ({type(e).__name__}: {e})"]
     return manifest, problems
 
@@ -130,13 +130,23 @@ def _marker(where: Home, digest: str) -> Iterator[str]:
 
 
 def _check_form(manifest: Any) -> None:
-    """Raise what the first wrong access raises."""
-    int(manifest["rows"]), int(manifest["rows_in"])
+    """Raise for what is no manifest, so that all else may take its form for granted."""
+    _check_numbers(manifest, "rows", "rows_in")
     for part in manifest["parts"]:
-        str(part["key"]), int(part["rows_in"]), int(part["rows_out"])
-        for file in map(_file, _files(part)):
-            if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
-                raise ValueError(f"it lists {file.path!r}, which is outside the output")
+        _check_part(part)
+
+
+def _check_part(part: Any) -> None:
+    _check_numbers(part, "rows_in", "rows_out")
+    if not isinstance(part["key"], str):
+        raise TypeError(f"key must be a string; got {part['key']!r}")
+    for record in _files(part):
+        file = File(**record)
+        _check_numbers(record, "bytes", "rows")
+        if not isinstance(file.sha256, str):
+            raise TypeError(f"sha256 must be a string; got {file.sha256!r}")
+        if Path(file.path).is_absolute() or ".." in Path(file.path).parts or "\0" in file.path:
+            raise ValueError(f"it lists {file.path!r}, which is outside the output")
 
 
 def _files(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -144,10 +154,10 @@ def _files(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*part["files"], *part.get("side", ())]
 
 
-def _file(record: Mapping[str, Any]) -> File:
-    file = File(**record)
-    int(file.bytes), int(file.rows), str(file.sha256).encode()
-    return file
+def _check_numbers(record: Any, *names: str) -> None:
+    for name in names:
+        if type(record[name]) is not int:
+            raise TypeError(f"{name} must be a number; got {record[name]!r}")
 
 
 def _sums(manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -169,8 +179,10 @@ def _journal(where: Home) -> tuple[dict[str, Any], list[str]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            known |= {record["key"]: record} if "key" in record else {}
-        except (TypeError, ValueError) as e:
+            if "retired" not in record:
+                _check_part(record)
+                known[record["key"]] = record
+        except (KeyError, TypeError, ValueError) as e:
             damage += [f"journal.jsonl: line {number} is damaged ({e})"] if line.endswith(b"\n") else []
     return known, damage
 

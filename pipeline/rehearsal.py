@@ -47,8 +47,11 @@ def rehearse(master: DictConfig) -> None:
         ConfigError: two jobs have one output, or a job is outside the fence.
     """
     fence, loader = config.fenced(), GlobalHydra.instance().config_loader()
+    choices = _choices(master)
+    if fence is None and apart(master, [key.lstrip("+") for key, values in choices.items() if len(values) > 1]):
+        return
     outputs: dict[str, list[str]] = {}
-    for number, overrides in enumerate(jobs(master)):
+    for number, overrides in enumerate(map(list, product(*choices.values()))):
         cfg = loader.load_sweep_config(master, overrides)
         with open_dict(cfg):
             cfg.hydra.job.id = cfg.hydra.job.num = number
@@ -61,8 +64,19 @@ def rehearse(master: DictConfig) -> None:
             raise ConfigError(_collision(path, other, overrides))
 
 
-def jobs(master: DictConfig) -> list[list[str]]:
-    """The overrides of each job, in the order in which Hydra's own sweeper starts them."""
+def apart(master: DictConfig, swept: Sequence[str]) -> bool:
+    """Whether each job surely writes to a folder named after it: composing a thousand jobs takes more than a minute.
+
+    So it is if the sink leaves its path open and only values are swept, not groups, which may bring another path.
+    """
+    sink: Any = OmegaConf.to_container(master, resolve=False).get("sink")  # type: ignore[union-attr]
+    values = all(key == "device" or ("." in key and not set("@/") & set(key)) for key in swept)
+    kept = not any(key.startswith("sink.") for key in swept)
+    return values and kept and isinstance(sink, dict) and sink.get("path") == "${out:}"
+
+
+def _choices(master: DictConfig) -> dict[str, Sequence[str]]:
+    """The overrides of all jobs by key, in the order in which Hydra's own sweeper combines them."""
     given: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     fixed = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -72,7 +86,7 @@ def jobs(master: DictConfig) -> list[list[str]]:
         swept = each.is_sweep_override()
         values = list(each.sweep_string_iterator()) if swept else [each.get_value_element_as_str()]
         choices[key] = [f"{key}={value}" for value in values]
-    return [list(job) for job in product(*choices.values())]
+    return choices
 
 
 def _output(cfg: DictConfig) -> str:

@@ -76,7 +76,7 @@ class Options:
         batch_timeout: seconds that the transform may take for one batch; after them the process ends with 75, told
             to `last_words` before. None for no limit.
         every, progress: see `pipeline.progress.progress`.
-        config, command: for the report.
+        config, command: for the report; `hide` takes secrets out of its other texts.
         identity: what of the configuration decides the bytes of the output, flat.
     """
 
@@ -100,6 +100,7 @@ class Options:
     progress: str = "auto"
     config: Mapping[str, Any] = field(default_factory=dict)
     command: Sequence[str] = ()
+    hide: Callable[[str], str] = str
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -507,7 +508,7 @@ def _report(stage: Stage, report: Report) -> dict[str, Any]:
             path,
             {
                 **facts,
-                "output": report.output,
+                "output": options.hide(report.output),
                 "columns": [f"{name}: {type_}: {way}" for name, type_, way in stage.plan.ways()],
                 "versions": versions(),
                 "command": list(options.command),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,37 @@ def test_damaged_markers_are_named(kind: str, name: str, change: Any, words: str
     else:
         file.write_text(change(file.read_text()))
     assert any(words in problem for problem in audit(str(out)).problems)
+
+
+def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything in a JSON value."""
+    yield way
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield from places(each, (*way, key))
+
+
+def replaced(value: Any, way: tuple[Any, ...], by: Any) -> Any:
+    if not way:
+        return by
+    copy = value.copy()
+    copy[way[0]] = replaced(value[way[0]], way[1:], by)
+    return copy
+
+
+@pytest.mark.parametrize("by", [None, "x", "../x", -1, 1.5, True, [], [[]], {}], ids=repr)
+@pytest.mark.parametrize("name", ["_manifest.json", "_pipeline/journal.jsonl"])
+def test_records_of_any_form_are_findings_and_no_crash(name: str, by: Any, made: Made) -> None:
+    """Whatever stands wherever: parts, numbers, names."""
+    out = made("parts")
+    file = out / name
+    *before, last = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]
+    record = json.loads(last)
+    record = {k: v for k, v in record.items() if k not in ("identity", "schema")}
+    for way in places(record):
+        file.write_text("\n".join([*before, json.dumps(replaced(record, way, by))]) + "\n")
+        audit(str(out)).text()
+    assert audit(str(out)).problems
 
 
 @pytest.mark.parametrize(

@@ -242,12 +242,18 @@ def test_actions_that_write_nothing_may_share_an_output(here: Path, front: Front
     assert front("-m", *MINE, "action=plan", "run.seed=1,2")[0] == 0
 
 
+PICKY = """
+def picky(tensors, by):
+    if by in (2, 3):
+        raise ValueError(f"no {by}")
+    return tensors
+"""
+
+
 def test_a_failed_job_stops_no_other(here: Path, front: Front) -> None:
     """Two of four fail: the others are done, both are listed, the code is that of the first."""
     mine("picky\nby: 1")
-    Path("usercode.py").write_text(
-        "def picky(tensors, by):\n    if by in (2, 3):\n        raise ValueError(f'no {by}')\n    return tensors\n"
-    )
+    Path("usercode.py").write_text(PICKY)
     args = [a for a in MINE if not a.startswith("sink.path")]
     code, out, err = front("-m", *args, "transform.by=1,2,3,4")
     assert code == 70
@@ -255,8 +261,17 @@ def test_a_failed_job_stops_no_other(here: Path, front: Front) -> None:
     assert "2 of 4 jobs failed" in err
     for by in (2, 3):
         assert f"transform.by={by} (exit code 70): " in err
-    code, out, _ = front("-m", *args, "transform.by=1,4", "run.nothing_to_do=skip")
-    assert code == 0  # other overrides, other folders
+
+
+def test_a_failed_job_stops_the_others_if_asked(here: Path, front: Front) -> None:
+    """Jobs in batches of one: what was done before stays, the rest does not start."""
+    Path("usercode.py").write_text(PICKY)
+    mine("picky\nby: 1")
+    args = [a for a in MINE if not a.startswith("sink.path")]
+    code, out, err = front("-m", *args, "transform.by=1,2,3,4", "hydra.sweeper.max_batch_size=1")
+    assert (code, [json.loads(line)["state"] for line in out[:2]]) == (70, ["done", "failed"])
+    assert "1 of 2 jobs failed" in err
+    assert "no 3" not in err
 
 
 def test_nothing_to_do_in_a_sweep_needs_all_jobs_to_have_nothing(here: Path, front: Front) -> None:
@@ -413,8 +428,10 @@ def test_secrets_are_neither_shown_nor_kept(here: Path, front: Front, monkeypatc
     )
     monkeypatch.setenv("DB_PASSWORD", "correct-horse")
     mine("asks\napi_token: hunter22\naddress: db:${oc.env:DB_PASSWORD}@there")
-    code, out, err = front(*MINE)
+    code, out, err = front(*MINE, "sink.path=out-${oc.env:DB_PASSWORD}")
     assert code == 0, err
+    assert json.loads(Path("out-correct-horse/_pipeline/report.json").read_text())["output"] == "out-***"
+    code, out, err = front(*MINE)
     assert "asking db:***@there with ***" in out
     code, failed_out, failed_err = front(
         *MINE, "sink.path=z.npy", "+transform.fails=true", "transform.api_token=other-one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -111,17 +112,24 @@ def test_a_leak_is_told_once_in_twenty_parts() -> None:
     assert facts["peak_bytes"] == sorted(facts["peak_bytes"])
 
 
-def test_a_transform_that_keeps_its_tensors_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Seen from the resident set alone, within twenty parts of a real run."""
+def leak(out: str) -> None:
+    """Run a stage of 20 parts whose transform keeps 4 MB of each."""
     kept: list[Any] = []
 
     def keeps(tensors: Any) -> Any:
-        kept.append(torch.ones(4 * MB // 4))
+        kept.append(torch.ones(MB))
         return tensors
 
-    run_rows(Rows(table(2000)), keeps, tmp_path / "out", columns=["x"], carry="none", batch_rows=100, stream_depth=0)
-    assert "memory of the process has grown steadily: " in caplog.text
-    facts = json.loads((tmp_path / "out/_pipeline/report.json").read_text())["memory"]
+    logging.basicConfig()
+    run_rows(Rows(table(2000)), keeps, Path(out), columns=["x"], carry="none", batch_rows=100, stream_depth=0)
+
+
+def test_a_transform_that_keeps_its_tensors_is_warned_of(tmp_path: Path) -> None:
+    """Seen from the resident set alone, within twenty parts of a real run, in a process that did nothing before."""
+    argv = [sys.executable, "-c", "import sys; from tests.test_memory import leak; leak(sys.argv[1])", str(tmp_path)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "memory of the process has grown steadily: " in done.stderr
+    facts = json.loads((tmp_path / "_pipeline/report.json").read_text())["memory"]
     assert len(facts["resident_bytes"]) == len(facts["peak_bytes"]) == 20
 
 
