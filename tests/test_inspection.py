@@ -447,7 +447,9 @@ def test_a_part_without_its_quarantine_is_made_again(tmp_path: Path) -> None:
 # ---- a killed run ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("point", "number"), [("publish", 2), ("batch", 12)])
+@pytest.mark.parametrize(
+    ("point", "number"), [("publish", 2), *(pytest.param("batch", n, marks=pytest.mark.slow) for n in (1, 12, 30))]
+)
 def test_a_killed_run_leaves_no_quarantine_that_belongs_to_no_part(tmp_path: Path, point: str, number: int) -> None:
     """The next run ends in the bytes of one that was never killed; a file of no part is gone."""
     out = tmp_path / "a"
