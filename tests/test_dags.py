@@ -30,10 +30,11 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Airflow's folder, with a fresh database, and partitions beside it."""
-    home = tmp_path_factory.mktemp("airflow")
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Airflow's folder, with a fresh database: the dates of earlier runs decide what is caught up."""
+    home = tmp_path / "airflow"
+    home.mkdir()
     airflow(home, "db", "migrate")
     return home
 
@@ -47,6 +48,7 @@ def environment(home: Path, dags: Path = DAGS) -> dict[str, str]:
         "PYTHONPATH": os.fspath(ROOT),
         "ETL_DATA": os.fspath(home / "data"),
         "AIRFLOW_HOME": os.fspath(home),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=100",  # seconds
         "AIRFLOW__CORE__DAGS_FOLDER": os.fspath(dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -92,7 +94,6 @@ def test_parsing_a_dag_file_loads_nothing_heavy(file: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("dag", ["etl_by_date", "etl_by_operator"])
 def test_a_run_is_about_the_day_before_its_date(home: Path, dag: str) -> None:
     """With a logical date, as the schedule and a backfill give it; `airflow dags test` runs every task."""
-    shutil.rmtree(home / "data", ignore_errors=True)
     partition(home, "2026-01-04")
     log = airflow(home, "dags", "test", dag, "2026-01-05")
     assert "state=success" in log
@@ -102,7 +103,6 @@ def test_a_run_is_about_the_day_before_its_date(home: Path, dag: str) -> None:
 
 def test_every_partition_has_a_mapped_task(home: Path) -> None:
     """Those that are there, and no date of the run."""
-    shutil.rmtree(home / "data", ignore_errors=True)
     for day in ("2026-01-04", "2026-02-05", "2026-02-07"):
         partition(home, day)
     log = airflow(home, "dags", "test", "etl_mapped")
@@ -163,15 +163,10 @@ def rows(home: Path, query: str) -> list[tuple[Any, ...]]:
         return base.execute(query).fetchall()
 
 
-def ended(home: Path) -> int:
-    """Runs so far that are over, well or not."""
-    ((number,),) = rows(home, "select count(*) from dag_run where state in ('success', 'failed')")
-    return int(number)
-
-
 def await_runs(home: Path, expected: int, processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Until so many runs are over; a process that ends before is an error."""
-    while ended(home) != expected:
+    ended = "select count(*) from dag_run where state in ('success', 'failed')"
+    while rows(home, ended) != [(expected,)]:
         assert [process.poll() for process in processes] == [None] * len(processes), home
         with suppress(subprocess.TimeoutExpired):
             processes[-1].wait(1)
@@ -181,7 +176,6 @@ def test_a_scheduler_catches_up_retries_and_takes_runs_by_hand(
     home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Runs that were missed, a task that is ended and tried again, runs by hand for a day and for none, a backfill."""
-    shutil.rmtree(home / "data", ignore_errors=True)
     last = datetime.now(UTC).replace(hour=2, minute=0, second=0, microsecond=0)
     last -= timedelta(days=last > datetime.now(UTC))
     missed = [(last - timedelta(days=n)).date().isoformat() for n in (1, 2)]
@@ -195,16 +189,16 @@ def test_a_scheduler_catches_up_retries_and_takes_runs_by_hand(
     start = f"datetime.fromisoformat('{last - timedelta(days=1)}')"
     assert "datetime(2026, 1, 1, tzinfo=UTC)" in text
     (tmp_path / "dags/by_date.py").write_text(text.replace("datetime(2026, 1, 1, tzinfo=UTC)", start))
-    so_far = ended(home)
     processes = request.getfixturevalue("processes")
 
-    await_runs(home, so_far + 3, processes)
+    await_runs(home, 3, processes)
     assert made(home) == set(missed)
     for conf in ({}, {"date": "2026-01-05"}):
         airflow(home, "dags", "trigger", "etl_by_date", "--conf", json.dumps(conf), dags=tmp_path / "dags")
+    await_runs(home, 5, processes)
     dates = ["--from-date", earlier.isoformat(), "--to-date", earlier.isoformat()]
     airflow(home, "backfill", "create", "--dag-id", "etl_by_date", *dates, dags=tmp_path / "dags")
-    await_runs(home, so_far + 6, processes)
+    await_runs(home, 6, processes)
 
     assert made(home) == {*missed, before, "2026-01-05"}
     assert {state for (state,) in rows(home, "select state from task_instance")} == {"success"}
