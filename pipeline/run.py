@@ -275,7 +275,10 @@ def _batch_rows(chosen: Layout, splits: Sequence[Split], size: int) -> int:
     row_bytes = chosen.row_bytes
     if any(route.storage.ragged for route in chosen.routes):  # only the input knows how long lists are
         row_bytes = max(row_bytes, sum(s.bytes for s in splits) // max(1, sum(s.rows or 0 for s in splits)))
-    return min(_MAX_BATCH_ROWS, max(1, size // row_bytes)) if row_bytes else 65536
+    if not row_bytes:
+        return 65536
+    rows = max(1, size // row_bytes)
+    return min(_MAX_BATCH_ROWS, 1 << (rows.bit_length() - 1))  # a power of two, as sinks cut their rows
 
 
 def _name(transform: object) -> str:
@@ -378,6 +381,7 @@ def learn(stage: Stage) -> tuple[Transform, list[Tensors], list[Any]]:
         title = f"fit, pass {len(states) + 1}"
         with progress(title, stage.plan.rows, stage.options.progress, stage.options.every) as tick:
             worker = stage.worker(current, tick)
+            worker.layout = replace(worker.layout, carried=())  # nothing is learned from what is carried
             states.append(worker.fit(current, _whole(stage.plan.splits)))
         lanes += worker.flow.lanes
         current = taught(current, states[-1:], stage.device)

@@ -29,6 +29,7 @@ from pipeline.core import (
     Output,
     Part,
     Schema,
+    Selective,
     Sink,
     Source,
     Split,
@@ -105,7 +106,7 @@ class Worker:
                 held: Batch | None = None
                 for split in task.splits:
                     first = 0
-                    for chunk in rebatch(self.source.read(split), batch_rows):
+                    for chunk in rebatch(self._chunks(split, batch_rows), batch_rows):
                         if held is not None:
                             yield held
                         held = Batch(task, split, first, rows_of(chunk), chunk, last=False)
@@ -114,6 +115,11 @@ class Worker:
                     yield Batch(held.task, held.split, held.first, held.rows, held.columns, last=True)
 
         return read
+
+    def _chunks(self, split: Split, rows: int) -> Iterator[Columns]:
+        if isinstance(self.source, Selective):
+            return self.source.read_only(split, self.layout.needed, rows)
+        return self.source.read(split)
 
     def _upload(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Staged]]:
         for batch in batches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from pipeline.manifest import read_manifest
 from pipeline.policy import Conversion, Policy
 from pipeline.run import Options, plan
 from pipeline.sink.parquet import Parquet
+from pipeline.transform.standardize import Standardize
+from pipeline.worker import FIT_ROWS
 from tests.fakes import FailAt, Rows, run_rows, same, table
 
 NUMBERS = ["id", "x"]
@@ -307,6 +309,27 @@ def test_a_fit_pass_comes_first_and_does_not_depend_on_the_batches(tmp_path: Pat
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     facts = json.loads((tmp_path / "a/_pipeline/fit.json").read_text())
     assert (facts["passes"], facts["rows"]) == (2, 250)
+
+
+@dataclass
+class Choosy(Rows):
+    """Yields what is asked for, and keeps account of it."""
+
+    asked: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+
+    def read_only(self, split: Split, columns: Sequence[str], rows: int) -> Iterator[Columns]:
+        self.asked.append((tuple(columns), rows))
+        yield from ({name: chunk[name] for name in columns} for chunk in self.read(split))
+
+
+def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
+    """The fit pass reads what it learns from, the run what leaves; something is read to count the rows."""
+    source = Choosy(table(), 250)
+    run_rows(source, Standardize(), tmp_path / "a", columns=["x"], carry=["word"])
+    assert source.asked == [(("x",), FIT_ROWS), (("x", "word"), 16)]
+    source.asked.clear()
+    made = run_rows(source, lambda _: {}, tmp_path / "b", columns=[], carry=["id"])
+    assert (source.asked, made["rows"]) == ([(("id",), 16)], 250)
 
 
 def test_what_was_learned_is_not_learned_again(tmp_path: Path) -> None:
