@@ -177,6 +177,8 @@ def _work(cfg: DictConfig, args: Sequence[str]) -> dict[str, Any]:
         carry=plain["carry"],
         batch_rows=batch["rows"],
         batch_bytes=batch["bytes"],
+        readers=stream["readers"],
+        writers=stream["writers"],
         stream_depth=stream["depth"],
         stream_bytes=stream["bytes"],
         conversion=conversion(plain["conversion"]),

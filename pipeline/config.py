@@ -49,6 +49,8 @@ class Batch:
 class Stream:
     depth: int = 2
     bytes: int = 268435456
+    readers: Optional[int] = None  # noqa: UP045
+    writers: Optional[int] = None  # noqa: UP045
 
 
 @dataclass
@@ -121,6 +123,8 @@ _LEAST = {
     "batch.bytes": 1,
     "stream.depth": 0,
     "stream.bytes": 1,
+    "stream.readers": 1,
+    "stream.writers": 1,
     "run.seed": 0,
     "run.threads": 1,
     "verify.rows": 1,

@@ -44,6 +44,7 @@ log = logging.getLogger("pipeline")
 
 _LANES = 5
 _MAX_BATCH_ROWS = 1 << 20
+_MOST_LANES = 4  # where cores are many, other things become the limit, and each writer holds a row group
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Options:
         columns, carry: see `pipeline.layout.layout`.
         batch_rows: rows of a batch; None = by `batch_bytes`.
         batch_bytes: bytes of the tensors of a batch.
+        readers, writers: splits decoded, and parts encoded, at once; None = by the cores there are.
         stream_depth: batches that may wait between two lanes; 0 = one thread.
         stream_bytes: bytes of all batches that wait between lanes.
         conversion: what may happen to values on their way into tensors and back.
@@ -71,6 +73,8 @@ class Options:
     carry: str | Sequence[str] = "all"
     batch_rows: int | None = None
     batch_bytes: int = 4 << 20
+    readers: int | None = None
+    writers: int | None = None
     stream_depth: int = 2
     stream_bytes: int = 256 << 20
     conversion: Conversion = field(default_factory=Conversion)
@@ -88,6 +92,8 @@ class Options:
         for key, value, least in (
             ("batch.rows", self.batch_rows, 1),
             ("batch.bytes", self.batch_bytes, 1),
+            ("stream.readers", self.readers, 1),
+            ("stream.writers", self.writers, 1),
             ("stream.depth", self.stream_depth, 0),
             ("stream.bytes", self.stream_bytes, 1),
             ("run.threads", self.threads, 1),
@@ -128,6 +134,8 @@ class Stage:
             options.seed,
             self.ways,
             advance,
+            options.readers or max(1, min(_MOST_LANES, _cores() // 2)),
+            options.writers or min(_MOST_LANES, _cores()),
         )
 
 
@@ -242,6 +250,11 @@ def prepare(
     return Stage(
         source, transform, sink, engine, device, options, where, stage_plan, ways, _identity(options, stage_plan)
     )
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _settle(transform: Transform, device: Device) -> None:

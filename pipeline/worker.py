@@ -74,7 +74,11 @@ class Ways:
 
 @dataclass
 class Worker:
-    """Turns tasks into parts. `flow` collects what each lane did; `wrote` is told the rows of each batch written."""
+    """Turns tasks into parts.
+
+    `readers` splits are decoded at once and `writers` parts encoded. `flow` collects what each lane did; `advance` is
+    told the rows of each batch that has come back from the device.
+    """
 
     source: Source
     transform: Transform
@@ -85,7 +89,9 @@ class Worker:
     flow: Flow
     seed: int = 0
     ways: Ways | None = None
-    wrote: Callable[[int], None] = field(default=lambda _: None)
+    advance: Callable[[int], None] = field(default=lambda _: None)
+    readers: int = 1
+    writers: int = 1
     ceiling: int = 0
     """Rows that the device was found to have memory for; 0 if it was never full."""
 
@@ -94,25 +100,27 @@ class Worker:
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Part]:
         """Parts of the tasks, in order."""
         flow = self.flow
-        batches = flow.through("read", self._read(self.batch_rows), iter(tasks), _batch_bytes)
-        staged = flow.through("upload", self._upload, batches, _pair_bytes)
+        staged = flow.through("upload", self._upload, self._batches(tasks, self.batch_rows), _pair_bytes)
         computed = flow.through("compute", self._compute, staged, _pair_bytes)
         arrays = flow.through("download", self._download, computed, _arrays_bytes)
-        return flow.through("write", self._write, arrays)
+        return flow.spread("write", self._write, arrays, self.writers, _task_of, taken=_arrays_bytes)
 
-    def _read(self, batch_rows: int) -> Callable[[Iterator[Task]], Iterator[Batch]]:
-        def read(tasks: Iterator[Task]) -> Iterator[Batch]:
-            for task in tasks:
+    def _batches(self, tasks: Iterable[Task], rows: int) -> Iterator[Batch]:
+        pieces = ((task, split) for task in tasks for split in task.splits)
+        return self.flow.spread("read", self._read(rows), pieces, self.readers, lambda piece: piece, _batch_bytes)
+
+    def _read(self, batch_rows: int) -> Callable[[Iterator[tuple[Task, Split]]], Iterator[Batch]]:
+        def read(pieces: Iterator[tuple[Task, Split]]) -> Iterator[Batch]:
+            for task, split in pieces:
                 held: Batch | None = None
-                for split in task.splits:
-                    first = 0
-                    for chunk in rebatch(self._chunks(split, batch_rows), batch_rows):
-                        if held is not None:
-                            yield held
-                        held = Batch(task, split, first, rows_of(chunk), chunk, last=False)
-                        first += held.rows
+                first = 0
+                for chunk in rebatch(self._chunks(split, batch_rows), batch_rows):
+                    if held is not None:
+                        yield held
+                    held = Batch(task, split, first, rows_of(chunk), chunk, last=False)
+                    first += held.rows
                 if held is not None:
-                    yield Batch(held.task, held.split, held.first, held.rows, held.columns, last=True)
+                    yield replace(held, last=split is task.splits[-1])
 
         return read
 
@@ -198,6 +206,7 @@ class Worker:
         for batch, staged in pairs:
             with _naming(batch):
                 arrays = self.device.download(staged)
+            self.advance(batch.rows)
             yield batch, arrays
             del staged, arrays
 
@@ -214,7 +223,6 @@ class Worker:
                     leaving = self._restore(batch, arrays)
                     writer.write(leaving)
                 tally.add(batch, leaving)
-                self.wrote(batch.rows)
                 if batch.last:
                     part = tally.close()
                     stack.pop_all()
@@ -244,8 +252,7 @@ class Worker:
 
     def fit(self, transform: Fittable, tasks: Iterable[Task]) -> Tensors:
         """What one pass over the data teaches `transform`: states of splits, merged in their order."""
-        batches = self.flow.through("read", self._read(FIT_ROWS), iter(tasks), _batch_bytes)
-        staged = self.flow.through("upload", self._upload, batches, _pair_bytes)
+        staged = self.flow.through("upload", self._upload, self._batches(tasks, FIT_ROWS), _pair_bytes)
         total = transform.start()
         part: Tensors | None = None
         split: Split | None = None
@@ -257,7 +264,7 @@ class Worker:
             with _naming(batch), self.device.compute(), _transform_errors(), _grad(self.layout):
                 tensors, validity = _apart(self.device.ready(handed))
                 part = transform.update(part, seen(tensors, self.layout), validity)
-            self.wrote(batch.rows)
+            self.advance(batch.rows)
         return total if part is None else transform.merge(total, part)
 
 
@@ -492,6 +499,10 @@ def probe(transform: Transform, device: Device, layout: Layout) -> tuple[Output,
     logical = {name: found if found in LOGICAL else "" for name, found in names.items()}
     ragged = {name: tensor.is_nested for name, tensor in out.tensors.items()}
     return out, {n: Kind(a.dtype, a.shape[1:], logical[n], ragged[n]) for n, a in arrays.items()}, wrote
+
+
+def _task_of(pair: tuple[Batch, Arrays]) -> Task:
+    return pair[0].task
 
 
 def _batch_bytes(batch: Batch) -> int:

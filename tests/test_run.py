@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.core import Columns, Output, Split
+from pipeline.core import Columns, Output, Schema, Split, Task, Writer
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
 from pipeline.errors import ConfigError, DTypeError, OutputError, RetryError, TransformError
@@ -217,6 +217,50 @@ def test_a_failed_run_goes_on_where_it_stopped(tmp_path: Path, depth: int) -> No
     assert summary["parts_made"] == 3 - there
     run_rows(Rows(table()), same, tmp_path / "b", columns=NUMBERS)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_bytes_do_not_depend_on_how_many_work_at_once(tmp_path: Path, depth: int) -> None:
+    """Splits decoded and parts encoded at once, in folders of parts and in one file."""
+    for name in ("parts", "one.parquet"):
+        out = [tmp_path / f"{n}" / name for n in (1, 3)]
+        for n, path in zip((1, 3), out, strict=True):
+            path.parent.mkdir(exist_ok=True)
+            run_rows(Rows(table(), 30), same, path, stream_depth=depth, readers=n, writers=n, nulls="mask")
+        first, second = (read_manifest(path)["parts"] for path in out)
+        assert [part["files"] for part in first] == [part["files"] for part in second]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sink whose part of this number cannot be written; the others are Parquet."""
+
+    inner: Parquet
+    index: int
+    path: str = ""
+    columnar = True
+    single = False
+
+    def accept(self, schema: Schema) -> Schema:
+        return self.inner.accept(schema)
+
+    def open(self, task: Task, schema: Schema) -> Writer:
+        if task.index == self.index:
+            raise OSError("planned fault")
+        return self.inner.open(task, schema)
+
+
+@pytest.mark.parametrize("writers", [1, 3])
+def test_parts_before_one_that_fails_are_committed_whole(tmp_path: Path, writers: int) -> None:
+    """Those that were encoded beside it leave nothing behind, and the next run makes them."""
+    out = tmp_path / "out"
+    broken = Broken(Parquet(str(out)), 4, str(out))
+    with pytest.raises(OSError, match="planned"):
+        run_rows(Rows(table(), 30), same, out, sink=broken, writers=writers, nulls="mask")
+    assert [part["index"] for part in read_journal(out)] == [0, 1, 2, 3]
+    assert not list((out / ".tmp").glob("*"))
+    assert run_rows(Rows(table(), 30), same, out, writers=writers, nulls="mask")["parts_made"] == 5
+    assert read(out).num_rows == 250
 
 
 def test_random_numbers_depend_on_the_part_only(tmp_path: Path) -> None:
