@@ -56,6 +56,8 @@ class Batch:
 class Stream:
     depth: int = 2
     bytes: int = 268435456
+    readers: Optional[int] = None  # noqa: UP045
+    writers: Optional[int] = None  # noqa: UP045
 
 
 @dataclass
@@ -153,6 +155,8 @@ _LEAST = {
     "stream.depth": 0,
     "stream.bytes": 1,
     "checks.unique_rows": 1,
+    "stream.readers": 1,
+    "stream.writers": 1,
     "run.seed": 0,
     "run.threads": 1,
     "run.lock_timeout": 0,

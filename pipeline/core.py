@@ -240,6 +240,17 @@ class Source(Protocol):
         """
 
 
+@runtime_checkable
+class Selective(Protocol):
+    """A source that need not decode what nobody asks for."""
+
+    def read_only(self, split: Split, columns: Sequence[str], rows: int) -> Iterator[Columns]:
+        """As `read`, with these columns alone, in their order.
+
+        Where the source decides the size of a chunk it makes it a multiple of `rows`, so that no batch spans two.
+        """
+
+
 class Writer(Protocol):
     """One part under construction. Nothing is visible under a final name before `close` returns."""
 

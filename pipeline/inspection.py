@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import columns
 from pipeline.aside import Aside
 from pipeline.batching import rows_of
-from pipeline.core import Array, Batch, Columns, File, Findings, Task, Writer
+from pipeline.core import Array, Batch, Columns, File, Findings, Schema, Task, Writer
 from pipeline.finding import Finding, Unique
 from pipeline.rules import PHASES, Rule, Rules
 
@@ -29,6 +29,12 @@ class Inspector:
     rules: Rules = field(default_factory=Rules)
     aside: Aside | None = None
     _unique: Unique | None = None
+
+    def needed(self, schema: Schema) -> tuple[str, ...]:
+        """Columns that checks of the input look at; all, if whole rows are put aside."""
+        if self.aside is not None and self.rules.refuses("input"):
+            return schema.names
+        return tuple(rule.column for rule in self.rules.of("input"))
 
     def enter(self, batch: Batch) -> Batch:
         """The batch without the rows that checks of the input refuse."""

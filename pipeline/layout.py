@@ -132,6 +132,12 @@ class Layout:
         return (*(f.name for route in self.routes for f in route.fields), *self.carried)
 
     @property
+    def needed(self) -> tuple[str, ...]:
+        """Columns to read, in the order of the input: one at least, since something has to count the rows."""
+        used = frozenset(self.used)
+        return tuple(name for name in self.schema.names if name in used) or self.schema.names[:1]
+
+    @property
     def worded(self) -> tuple[str, ...]:
         """Dictionary columns whose indices the transform sees; their words stay on the host."""
         return tuple(f.name for route in self.routes for f in route.fields if _is_dictionary(f))

@@ -23,6 +23,7 @@ class LaneTimes(Protocol):
     """Seconds of one lane, as `stream.Lane` counts them."""
 
     name: str
+    width: int
     items: int
     starved: float
     blocked: float
@@ -53,8 +54,16 @@ class Report:
         """The lane that worked longest, with its share of the run."""
         if not self.lanes or not self.made:
             return None
-        slowest = max(self.lanes, key=lambda lane: lane.busy)
-        return f"{slowest.name} ({slowest.busy / self.seconds:.0%} of the time)" if self.seconds else slowest.name
+        slowest = max(self.lanes, key=_load)
+        return f"{slowest.name} ({_load(slowest) / self.seconds:.0%} of the time)" if self.seconds else slowest.name
+
+    @property
+    def verdict(self) -> str:
+        """The slowest lane and its share, and what was measured to make it quicker (docs/performance.md)."""
+        if self.bottleneck is None:
+            return "nothing to do"
+        name = max(self.lanes, key=_load).name
+        return f"{self.bottleneck}; {_ADVICE[name]}" if name in _ADVICE else self.bottleneck
 
     def facts(self) -> dict[str, Any]:
         """Numbers for report.json."""
@@ -76,6 +85,7 @@ class Report:
             "rows_per_second": round(self.rows_made / self.seconds) if self.seconds else None,
             "bytes_per_second": self._bytes_per_second(),
             "bottleneck": self.bottleneck,
+            "verdict": self.verdict,
             "lanes": [_lane(lane) for lane in self.lanes],
             "fit_lanes": [_lane(lane) for lane in self.fit_lanes],
             "peak_memory_bytes": peak(),
@@ -109,13 +119,13 @@ class Report:
         nulls_in, nulls_out = sum(f["nulls_in"].values()), sum(f["nulls_out"].values())
         kept = f" ({self.made:,} made now, the others were there)" if self.made < len(self.parts) else ""
         lines = [
+            ("slowest", self.verdict),
             ("rows", f"{f['rows_in']:,} in, {f['rows']:,} out"),
             ("nulls", f"{nulls_in:,} in, {nulls_out:,} out"),
             *([("checks", self._checks())] if self.outcomes else []),
             ("columns", f"{len(f['columns_transformed'])} transformed, {len(f['columns_carried'])} carried"),
             ("parts", f"{len(self.parts):,}, {human(f['bytes'])}{kept}"),
             ("time", f"{self.seconds:.2f} s, {rate}, peak memory {human(f['peak_memory_bytes'])}"),
-            ("slowest", self.bottleneck or "nothing to do"),
             ("output", self.output),
             ("report", report),
         ]
@@ -127,9 +137,27 @@ def quarantined(parts: Sequence[Part]) -> int:
     return sum(sum(part.quarantined.values()) for part in parts)
 
 
+_ADVICE = {
+    "read": "with source=parquet, a string column that carry leaves out saves a third of decoding a narrow table",
+    "compute": "+device=cuda, or a larger batch.bytes: batches of 1,000 rows cost 25 times more for each column",
+    "write": "with sink=parquet, page_checksum=false saves an eighth of encoding, compression=none a fifth of it",
+}
+"""One measured way to speed each lane up: docs/performance.md."""
+
+
+def _load(lane: LaneTimes) -> float:
+    """Seconds of work for each of its threads."""
+    return lane.busy / lane.width
+
+
 def _lane(lane: LaneTimes) -> dict[str, Any]:
     seconds = {"busy": lane.busy, "waited_for_input": lane.starved, "waited_for_room": lane.blocked}
-    return {"lane": lane.name, "items": lane.items, **{k: round(v, 4) for k, v in seconds.items()}}
+    return {
+        "lane": lane.name,
+        "threads": lane.width,
+        "items": lane.items,
+        **{k: round(v, 4) for k, v in seconds.items()},
+    }
 
 
 @cache  # reading them takes longer than all else that is done before the first row

@@ -53,6 +53,7 @@ log = logging.getLogger("pipeline")
 
 _LANES = 5
 _MAX_BATCH_ROWS = 1 << 20
+_MOST_LANES = 4  # where cores are many, other things become the limit, and each writer holds a row group
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Options:
         columns, carry: see `pipeline.layout.layout`.
         batch_rows: rows of a batch; None = by `batch_bytes`.
         batch_bytes: bytes of the tensors of a batch.
+        readers, writers: splits decoded, and parts encoded, at once; None = by the cores there are.
         stream_depth: batches that may wait between two lanes; 0 = one thread.
         stream_bytes: bytes of all batches that wait between lanes.
         conversion: what may happen to values on their way into tensors and back.
@@ -84,6 +86,8 @@ class Options:
     carry: str | Sequence[str] = "all"
     batch_rows: int | None = None
     batch_bytes: int = 4 << 20
+    readers: int | None = None
+    writers: int | None = None
     stream_depth: int = 2
     stream_bytes: int = 256 << 20
     conversion: Conversion = field(default_factory=Conversion)
@@ -107,6 +111,8 @@ class Options:
         for key, value, least in (
             ("batch.rows", self.batch_rows, 1),
             ("batch.bytes", self.batch_bytes, 1),
+            ("stream.readers", self.readers, 1),
+            ("stream.writers", self.writers, 1),
             ("stream.depth", self.stream_depth, 0),
             ("stream.bytes", self.stream_bytes, 1),
             ("run.threads", self.threads, 1),
@@ -155,6 +161,8 @@ class Stage:
             advance,
             Watchdog(options.batch_timeout, self._leave) if options.batch_timeout else Watchdog(),
             Inspector(self.rules, aside),
+            options.readers or max(1, min(_MOST_LANES, _cores() // 2)),
+            options.writers or min(_MOST_LANES, _cores()),
         )
 
     def tasks(self, learned: str) -> tuple[Task, ...]:
@@ -321,6 +329,11 @@ def _aside(where: Home, sink: Sink, rules: Rules, given: Schema, stored: Schema)
     return aside
 
 
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _settle(transform: Transform, device: Device) -> None:
     """Give the transform its device, once."""
     from torch import nn
@@ -352,7 +365,10 @@ def _batch_rows(chosen: Layout, splits: Sequence[Split], size: int) -> int:
     row_bytes = chosen.row_bytes
     if any(route.storage.ragged for route in chosen.routes):  # only the input knows how long lists are
         row_bytes = max(row_bytes, sum(s.bytes for s in splits) // max(1, sum(s.rows or 0 for s in splits)))
-    return min(_MAX_BATCH_ROWS, max(1, size // row_bytes)) if row_bytes else 65536
+    if not row_bytes:
+        return 65536
+    rows = max(1, size // row_bytes)
+    return min(_MAX_BATCH_ROWS, 1 << (rows.bit_length() - 1))  # a power of two, as sinks cut their rows
 
 
 def _name(transform: object) -> str:
@@ -467,6 +483,7 @@ def learn(stage: Stage) -> tuple[Transform, list[Tensors], list[Any]]:
         title = f"fit, pass {len(states) + 1}"
         with progress(title, stage.plan.rows, stage.options.progress, stage.options.every) as tick:
             worker = stage.worker(current, tick)
+            worker.layout = replace(worker.layout, carried=())  # nothing is learned from what is carried
             states.append(worker.fit(current, stage.tasks("")))
         lanes += worker.flow.lanes
         current = taught(current, states[-1:], stage.device)

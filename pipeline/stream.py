@@ -1,8 +1,8 @@
 """Lanes: steps of the flow that overlap, each in a thread of its own. The only concurrency of the package.
 
 A lane is a generator over the lane before it. `prefetch` moves it to a thread behind a bounded buffer; with depth 0 the
-same generator runs in the caller's thread. An exception travels down, an early close travels up, and neither leaves a
-thread behind.
+same generator runs in the caller's thread. `fan` gives each group of items a thread of its own, some at once, and keeps
+their order. An exception travels down, an early close travels up, and neither leaves a thread behind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -20,24 +21,43 @@ T = TypeVar("T")
 
 @dataclass
 class Lane:
-    """What one lane has done, in seconds of wall time.
+    """What one lane has done, in seconds of wall time, summed over its threads.
 
     Attributes:
+        width: threads that may work in it at once.
         total: inside the lane, the waiting for the lane before it included.
         starved: waiting for the lane before it.
         blocked: waiting for room in the lane after it.
     """
 
     name: str
+    width: int = 1
     items: int = 0
     total: float = 0.0
     starved: float = 0.0
     blocked: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     @property
     def busy(self) -> float:
         """Seconds of work of its own."""
         return max(0.0, self.total - self.starved)
+
+    def work(self, seconds: float, items: int) -> None:
+        """Count time inside the lane, and what came of it."""
+        with self._lock:
+            self.total += seconds
+            self.items += items
+
+    def starve(self, seconds: float, _: int = 0) -> None:
+        """Count waiting for the lane before."""
+        with self._lock:
+            self.starved += seconds
+
+    def block(self, seconds: float) -> None:
+        """Count waiting for the lane after."""
+        with self._lock:
+            self.blocked += seconds
 
 
 @dataclass
@@ -61,21 +81,38 @@ class Flow:
         size: Callable[[T], int] = lambda _: 0,
     ) -> Iterator[T]:
         """Run `step` over the items of the lane `before`, in a lane of its own."""
-        lane = Lane(name)
-        self.lanes.append(lane)
+        lane = self._lane(name, 1)
+        steps = _counted(lane, step, before)
+        return prefetch(steps, self.depth, size=size, budget=self.bytes, blocked=lane.block)
 
-        def starve(seconds: float, _: int) -> None:
-            lane.starved += seconds
+    def spread(
+        self,
+        name: str,
+        step: Callable[[Iterator[S]], Iterator[T]],
+        before: Iterator[S],
+        width: int,
+        key: Callable[[S], object],
+        size: Callable[[T], int] = lambda _: 0,
+        taken: Callable[[S], int] = lambda _: 0,
+    ) -> Iterator[T]:
+        """As `through`, with a run of `step` for each group of items; `width` groups are at work at once. See `fan`.
 
-        def work(seconds: float, items: int) -> None:
-            lane.total += seconds
-            lane.items += items
+        With a width of 1, or without threads, `step` is given all items in one run.
+        """
+        if width == 1 or self.depth == 0:
+            return self.through(name, step, before, size)
+        lane = self._lane(name, width)
+        budget = self.bytes and max(1, self.bytes // width)
+        steps = partial(_counted, lane, step)
+        return fan(before, steps, width, key, self.depth, size=size, taken=taken, budget=budget, blocked=lane.block)
 
-        def block(seconds: float) -> None:
-            lane.blocked += seconds
+    def _lane(self, name: str, width: int) -> Lane:
+        self.lanes.append(lane := Lane(name, width))
+        return lane
 
-        steps = _timed(_closing(step, _timed(before, starve)), work)
-        return prefetch(steps, self.depth, size=size, budget=self.bytes, blocked=block)
+
+def _counted(lane: Lane, step: Callable[[Iterator[S]], Iterator[T]], before: Iterator[S]) -> Iterator[T]:
+    return _timed(_closing(step, _timed(before, lane.starve)), lane.work)
 
 
 def _timed(items: Iterator[T], add: Callable[[float, int], None]) -> Generator[T, None, None]:
@@ -108,6 +145,9 @@ def _close(items: object) -> None:
         items.close()
 
 
+# ---- one thread ------------------------------------------------------------------------------------------------------
+
+
 def prefetch(
     items: Iterator[T],
     depth: int,
@@ -131,29 +171,208 @@ def prefetch(
         finally:
             _close(items)
         return
-    buffer: _Buffer[T] = _Buffer(depth, budget)
+    ahead = _Ahead(items, _Buffer[T](depth, budget), size, blocked)
+    try:
+        yield from ahead.buffer
+    finally:
+        ahead.stop()
 
-    def produce() -> None:
+
+class _Ahead(Generic[T]):
+    """Items produced in a thread, from now on, behind a buffer."""
+
+    def __init__(
+        self,
+        items: Iterator[T],
+        buffer: _Buffer[T],
+        size: Callable[[T], int],
+        blocked: Callable[[float], None],
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.buffer = buffer
+        self._items = items
+        self._size = size
+        self._blocked = blocked
+        self._done = done
+        self._thread = threading.Thread(target=self._produce, name="pipeline-lane", daemon=True)
+        self._thread.start()
+
+    def _produce(self) -> None:
         try:
-            for item in items:
+            for item in self._items:
                 start = time.perf_counter()
-                room = buffer.put(item, size(item))
-                blocked(time.perf_counter() - start)
+                room = self.buffer.put(item, self._size(item))
+                self._blocked(time.perf_counter() - start)
                 del item
                 if not room:
                     break
-            _close(items)
-            buffer.end(None)
+            _close(self._items)
+            self.buffer.end(None)
         except BaseException as e:  # noqa: BLE001  (raised again in the thread that consumes)
-            buffer.end(e)
+            self.buffer.end(e)
+        finally:
+            self._done()
 
-    thread = threading.Thread(target=produce, name="pipeline-lane", daemon=True)
-    thread.start()
+    def stop(self) -> None:
+        """Nobody wants more; return when the thread is gone."""
+        self.buffer.stop()
+        self._thread.join()
+
+
+# ---- several threads -------------------------------------------------------------------------------------------------
+
+
+def fan(
+    items: Iterator[S],
+    step: Callable[[Iterator[S]], Iterator[T]],
+    width: int,
+    key: Callable[[S], object],
+    depth: int,
+    *,
+    size: Callable[[T], int] = lambda _: 0,
+    taken: Callable[[S], int] = lambda _: 0,
+    budget: int = 0,
+    blocked: Callable[[float], None] = lambda _: None,
+) -> Generator[T, None, None]:
+    """What `step` makes of each group of items, in the order of the groups; several are at work at once.
+
+    An error arrives after all that the groups before it made.
+
+    Args:
+        items: neighbours with equal keys are a group.
+        step: takes all items of a group.
+        width: groups at work at once, each in a thread.
+        key: of an item.
+        depth: items, and results, of a group that may wait; at least 1.
+        size: bytes of a result.
+        taken: bytes of an item.
+        budget: bytes of a group that may wait on either side, 0 for no limit; one always may.
+        blocked: told the seconds that a group waited for room.
+    """
+    deal = _Deal(width)
+
+    def start(inbox: _Buffer[S]) -> _Group[S, T]:
+        return _Group(step, inbox, _Buffer(depth, budget), size, blocked, deal.finished)
+
+    groups = prefetch(deal.groups(items, key, taken, lambda: _Buffer(depth, budget), start), width)
     try:
-        yield from buffer
+        for group in groups:
+            yield from group.ahead.buffer
+            deal.forget(group)
     finally:
-        buffer.stop()
-        thread.join()
+        deal.stop()
+        groups.close()
+        deal.join()
+
+
+class _Abandoned(BaseException):
+    """Raised in a step whose results nobody wants any more, where it waits for items."""
+
+
+class _Group(Generic[S, T]):
+    """The items of one group on their way through a step, in a thread of its own."""
+
+    def __init__(
+        self,
+        step: Callable[[Iterator[S]], Iterator[T]],
+        inbox: _Buffer[S],
+        outbox: _Buffer[T],
+        size: Callable[[T], int],
+        blocked: Callable[[float], None],
+        finished: Callable[[], None],
+    ) -> None:
+        self.inbox = inbox
+        self._finished = finished
+        self.ahead = _Ahead(step(iter(inbox)), outbox, size, blocked, self._end)
+
+    def _end(self) -> None:
+        self.inbox.stop()
+        self._finished()
+
+    def abandon(self) -> None:
+        """Let both sides go."""
+        self.inbox.stop()
+        self.inbox.end(_Abandoned())
+        self.ahead.buffer.stop()
+
+
+class _Deal:
+    """Deals items out to groups, and knows which groups there are."""
+
+    def __init__(self, width: int) -> None:
+        self._free = threading.Semaphore(width)
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._running: list[_Group[Any, Any]] = []
+
+    def groups(
+        self,
+        items: Iterator[S],
+        key: Callable[[S], object],
+        taken: Callable[[S], int],
+        inbox: Callable[[], _Buffer[S]],
+        start: Callable[[_Buffer[S]], _Group[S, T]],
+    ) -> Iterator[_Group[S, T]]:
+        """Every group, as soon as its first item is there and a thread is free; meanwhile it is given its items."""
+        filling: _Buffer[S] | None = None
+        last: object = None
+        try:
+            for item in items:
+                if filling is None or key(item) != last:
+                    if filling is not None:
+                        filling.end(None)
+                    last, filling = key(item), inbox()
+                    if (group := self._begin(start, filling)) is None:
+                        return
+                    yield group
+                room = filling.put(item, taken(item))
+                del item
+                if not room:
+                    return
+            if filling is not None:
+                filling.end(None)
+        except GeneratorExit:
+            raise
+        except BaseException as e:
+            if filling is None:
+                raise
+            filling.end(e)  # the step that waits for more cleans up, and the error comes in its place
+        finally:
+            _close(items)
+
+    def _begin(self, start: Callable[[_Buffer[S]], _Group[S, T]], inbox: _Buffer[S]) -> _Group[S, T] | None:
+        self._free.acquire()
+        with self._lock:
+            if self._stopped:
+                return None
+            self._running.append(group := start(inbox))
+            return group
+
+    def finished(self) -> None:
+        """A thread is free again."""
+        self._free.release()
+
+    def forget(self, group: _Group[S, T]) -> None:
+        """All that a group made was taken."""
+        with self._lock:
+            self._running.remove(group)
+        group.ahead.stop()
+
+    def stop(self) -> None:
+        """Begin no more groups, and abandon those that are at work."""
+        with self._lock:
+            self._stopped = True
+            for group in self._running:
+                group.abandon()
+        self._free.release()
+
+    def join(self) -> None:
+        """Return when the threads of all groups are gone."""
+        for group in self._running:
+            group.ahead.stop()
+
+
+# ---- between threads -------------------------------------------------------------------------------------------------
 
 
 class _Buffer(Generic[T]):
@@ -185,10 +404,10 @@ class _Buffer(Generic[T]):
         return len(self._items) < self._depth and (not self._budget or self._held + size <= self._budget)
 
     def end(self, error: BaseException | None) -> None:
-        """No more items follow; `error` is raised after the last one."""
+        """No more items follow; `error` is raised after the last one. The first end counts."""
         with self._changed:
+            self._error = self._error if self._ended else error
             self._ended = True
-            self._error = error
             self._changed.notify_all()
 
     def stop(self) -> None:

@@ -12,6 +12,7 @@ import pkgutil
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
@@ -92,8 +93,8 @@ def _place(e: BaseException) -> str:
 def prepare(spec: Any, key: str, problems: list[str]) -> Any:
     """The specification as Hydra should instantiate it, nested ones included.
 
-    A function whose first required parameter is not given is itself the transform: it is bound (`_partial_`), not
-    called. What is wrong goes to `problems`, one line each with the YAML key.
+    A function whose first required parameter is not given is itself the transform: it is bound, not called. What is
+    wrong goes to `problems`, one line each with the YAML key.
     """
     if isinstance(spec, list):
         return [prepare(item, f"{key}.{i}", problems) for i, item in enumerate(spec)]
@@ -108,9 +109,32 @@ def prepare(spec: Any, key: str, problems: list[str]) -> Any:
         problems.append(f"{key}._target_: {e}")
         return ready
     problems.extend(_misfits(target, spec, key))
-    if not isinstance(target, type) and "_args_" not in spec and _takes_more(target, spec):
-        ready.setdefault("_partial_", True)
+    if not isinstance(target, type) and not {"_args_", "_partial_"} & spec.keys() and _takes_more(target, spec):
+        return _binding(ready)
     return ready
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A function with some of its arguments, called as it is. Hydra's own partials check every single call anew."""
+
+    func: Callable[..., Any]
+    given: Mapping[str, Any]
+
+    def __call__(self, tensors: Any) -> Any:
+        """What the function makes of the tensors."""
+        return self.func(tensors, **self.given)
+
+
+def bind(function: str, given: Mapping[str, Any]) -> Bound:
+    """The function of that dotted name, with these arguments."""
+    return Bound(locate(function), given)
+
+
+def _binding(spec: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in spec.items() if name not in SPECIAL}
+    rest = {name: value for name, value in spec.items() if name in SPECIAL}
+    return {**rest, "_target_": f"{__name__}.bind", "function": spec["_target_"], "given": given}
 
 
 def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter] | None:

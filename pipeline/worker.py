@@ -29,6 +29,7 @@ from pipeline.core import (
     Output,
     Part,
     Schema,
+    Selective,
     Sink,
     Source,
     Split,
@@ -75,7 +76,11 @@ class Ways:
 
 @dataclass
 class Worker:
-    """Turns tasks into parts. `flow` collects what each lane did; `wrote` is told the rows of each batch written."""
+    """Turns tasks into parts.
+
+    `readers` splits are decoded at once and `writers` parts encoded. `flow` collects what each lane did; `advance` is
+    told the rows of each batch that has come back from the device.
+    """
 
     source: Source
     transform: Transform
@@ -86,9 +91,11 @@ class Worker:
     flow: Flow
     seed: int = 0
     ways: Ways | None = None
-    wrote: Callable[[int], None] = field(default=lambda _: None)
+    advance: Callable[[int], None] = field(default=lambda _: None)
     watch: Watchdog = field(default_factory=Watchdog)
     inspector: Inspector = field(default_factory=Inspector)
+    readers: int = 1
+    writers: int = 1
     ceiling: int = 0
     """Rows that the device was found to have memory for; 0 if it was never full."""
 
@@ -97,27 +104,35 @@ class Worker:
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Part]:
         """Parts of the tasks, in order."""
         flow = self.flow
-        batches = flow.through("read", self._read(self.batch_rows), iter(tasks), _batch_bytes)
-        staged = flow.through("upload", self._upload, batches, _pair_bytes)
+        staged = flow.through("upload", self._upload, self._batches(tasks, self.batch_rows), _pair_bytes)
         computed = flow.through("compute", self._compute, staged, _pair_bytes)
         arrays = flow.through("download", self._download, computed, _arrays_bytes)
-        return flow.through("write", self._write, arrays)
+        return flow.spread("write", self._write, arrays, self.writers, _task_of, taken=_arrays_bytes)
 
-    def _read(self, batch_rows: int) -> Callable[[Iterator[Task]], Iterator[Batch]]:
-        def read(tasks: Iterator[Task]) -> Iterator[Batch]:
-            for task in tasks:
+    def _batches(self, tasks: Iterable[Task], rows: int) -> Iterator[Batch]:
+        pieces = ((task, split) for task in tasks for split in task.splits)
+        return self.flow.spread("read", self._read(rows), pieces, self.readers, lambda piece: piece, _batch_bytes)
+
+    def _read(self, batch_rows: int) -> Callable[[Iterator[tuple[Task, Split]]], Iterator[Batch]]:
+        def read(pieces: Iterator[tuple[Task, Split]]) -> Iterator[Batch]:
+            for task, split in pieces:
                 held: Batch | None = None
-                for split in task.splits:
-                    first = 0
-                    for chunk in rebatch(self.source.read(split), batch_rows):
-                        if held is not None:
-                            yield held
-                        held = Batch(task, split, first, rows_of(chunk), chunk, last=False)
-                        first += held.rows
+                first = 0
+                for chunk in rebatch(self._chunks(split, batch_rows), batch_rows):
+                    if held is not None:
+                        yield held
+                    held = Batch(task, split, first, rows_of(chunk), chunk, last=False)
+                    first += held.rows
                 if held is not None:
-                    yield Batch(held.task, held.split, held.first, held.rows, held.columns, last=True)
+                    yield replace(held, last=split is task.splits[-1])
 
         return read
+
+    def _chunks(self, split: Split, rows: int) -> Iterator[Columns]:
+        if not isinstance(self.source, Selective):
+            return self.source.read(split)
+        wanted = {*self.layout.needed, *self.inspector.needed(self.layout.schema)}
+        return self.source.read_only(split, [name for name in self.layout.schema.names if name in wanted], rows)
 
     def _upload(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Staged]]:
         for read in batches:
@@ -129,13 +144,11 @@ class Worker:
             yield replace(batch, columns=rest, nulls=nulls), self.device.upload(arrays)
 
     def _compute(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
-        from torch import manual_seed
-
         task: Task | None = None
         for batch, staged in pairs:
             if batch.task is not task:  # results depend on the part, not on which parts this process made before
                 task = batch.task
-                manual_seed(zlib.crc32(task.key.encode(), self.seed))
+                _sow(zlib.crc32(task.key.encode(), self.seed), self.device.name)
             with self.device.compute():
                 waiting = [_Piece(batch, *_apart(self.device.ready(staged)))]
             del staged
@@ -196,6 +209,7 @@ class Worker:
         for batch, staged in pairs:
             with _naming(batch), self.watch.over(batch.where, code=False):  # a device says here that it hangs
                 arrays = self.device.download(staged)
+            self.advance(batch.rows_read)
             yield batch, arrays
             del staged, arrays
 
@@ -214,7 +228,6 @@ class Worker:
                     leaving = tally.inspection.leave(batch, self._restore(batch, arrays, index), index)
                     writer.write(leaving)
                 tally.add(batch, leaving)
-                self.wrote(batch.rows_read)
                 if batch.last:
                     part = tally.close(moves=self.ways.moves)
                     stack.pop_all()
@@ -243,8 +256,7 @@ class Worker:
 
     def fit(self, transform: Fittable, tasks: Iterable[Task]) -> Tensors:
         """What one pass over the data teaches `transform`: states of splits, merged in their order."""
-        batches = self.flow.through("read", self._read(FIT_ROWS), iter(tasks), _batch_bytes)
-        staged = self.flow.through("upload", self._upload, batches, _pair_bytes)
+        staged = self.flow.through("upload", self._upload, self._batches(tasks, FIT_ROWS), _pair_bytes)
         total = transform.start()
         part: Tensors | None = None
         split: Split | None = None
@@ -257,8 +269,21 @@ class Worker:
             with _naming(batch), watched, self.device.compute(), _transform_errors(), _grad(self.layout):
                 tensors, validity = _apart(self.device.ready(handed))
                 part = transform.update(part, seen(tensors, self.layout), validity)
-            self.wrote(batch.rows_read)
+            self.advance(batch.rows_read)
         return total if part is None else transform.merge(total, part)
+
+
+def _sow(seed: int, device: str) -> None:
+    """Seed the generators that the device uses.
+
+    `torch.manual_seed` seeds those of CUDA too: where it is not in use, that takes a millisecond and keeps a traceback.
+    """
+    import torch
+
+    if device == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 class _DeviceFullError(RetryError):
@@ -515,6 +540,10 @@ def probe(transform: Transform, device: Device, layout: Layout) -> tuple[Output,
     logical = {name: found if found in LOGICAL else "" for name, found in names.items()}
     ragged = {name: tensor.is_nested for name, tensor in out.tensors.items()}
     return out, {n: Kind(a.dtype, a.shape[1:], logical[n], ragged[n]) for n, a in arrays.items()}, wrote
+
+
+def _task_of(pair: tuple[Batch, Arrays]) -> Task:
+    return pair[0].task
 
 
 def _batch_bytes(batch: Batch) -> int:

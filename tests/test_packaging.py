@@ -52,7 +52,7 @@ def test_the_wheel_has_the_console_script_and_the_licence(wheel: Path) -> None:
     """`pipeline` is a command after the installation, and the licence is told."""
     held = contents(wheel)
     folder = f"tensor_etl_stage-{pipeline.__version__}.dist-info"
-    assert b"pipeline = pipeline.__main__:main" in held[f"{folder}/entry_points.txt"]
+    assert b"pipeline = pipeline.__main__:script" in held[f"{folder}/entry_points.txt"]
     assert held[f"{folder}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.core import Columns, Output, Split
+from pipeline.core import Columns, Output, Schema, Split, Task, Writer
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
 from pipeline.errors import ConfigError, DTypeError, OutputError, RetryError, TransformError
@@ -24,6 +24,8 @@ from pipeline.manifest import read_manifest
 from pipeline.policy import Conversion, Policy
 from pipeline.run import Options, plan
 from pipeline.sink.parquet import Parquet
+from pipeline.transform.standardize import Standardize
+from pipeline.worker import FIT_ROWS
 from tests.fakes import FailAt, Rows, run_rows, same, table
 
 NUMBERS = ["id", "x"]
@@ -217,6 +219,50 @@ def test_a_failed_run_goes_on_where_it_stopped(tmp_path: Path, depth: int) -> No
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
 
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_bytes_do_not_depend_on_how_many_work_at_once(tmp_path: Path, depth: int) -> None:
+    """Splits decoded and parts encoded at once, in folders of parts and in one file."""
+    for name in ("parts", "one.parquet"):
+        out = [tmp_path / f"{n}" / name for n in (1, 3)]
+        for n, path in zip((1, 3), out, strict=True):
+            path.parent.mkdir(exist_ok=True)
+            run_rows(Rows(table(), 30), same, path, stream_depth=depth, readers=n, writers=n, nulls="mask")
+        first, second = (read_manifest(path)["parts"] for path in out)
+        assert [part["files"] for part in first] == [part["files"] for part in second]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sink whose part of this number cannot be written; the others are Parquet."""
+
+    inner: Parquet
+    index: int
+    path: str = ""
+    columnar = True
+    single = False
+
+    def accept(self, schema: Schema) -> Schema:
+        return self.inner.accept(schema)
+
+    def open(self, task: Task, schema: Schema) -> Writer:
+        if task.index == self.index:
+            raise OSError("planned fault")
+        return self.inner.open(task, schema)
+
+
+@pytest.mark.parametrize("writers", [1, 3])
+def test_parts_before_one_that_fails_are_committed_whole(tmp_path: Path, writers: int) -> None:
+    """Those that were encoded beside it leave nothing behind, and the next run makes them."""
+    out = tmp_path / "out"
+    broken = Broken(Parquet(str(out)), 4, str(out))
+    with pytest.raises(OSError, match="planned"):
+        run_rows(Rows(table(), 30), same, out, sink=broken, writers=writers, nulls="mask")
+    assert [part["index"] for part in read_journal(out)] == [0, 1, 2, 3]
+    assert not list((out / ".tmp").glob("*"))
+    assert run_rows(Rows(table(), 30), same, out, writers=writers, nulls="mask")["parts_made"] == 5
+    assert read(out).num_rows == 250
+
+
 def test_random_numbers_depend_on_the_part_only(tmp_path: Path) -> None:
     """A resumed run draws what an uninterrupted one draws; another seed draws others."""
 
@@ -307,6 +353,27 @@ def test_a_fit_pass_comes_first_and_does_not_depend_on_the_batches(tmp_path: Pat
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     facts = json.loads((tmp_path / "a/_pipeline/fit.json").read_text())
     assert (facts["passes"], facts["rows"]) == (2, 250)
+
+
+@dataclass
+class Choosy(Rows):
+    """Yields what is asked for, and keeps account of it."""
+
+    asked: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+
+    def read_only(self, split: Split, columns: Sequence[str], rows: int) -> Iterator[Columns]:
+        self.asked.append((tuple(columns), rows))
+        yield from ({name: chunk[name] for name in columns} for chunk in self.read(split))
+
+
+def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
+    """The fit pass reads what it learns from, the run what leaves; something is read to count the rows."""
+    source = Choosy(table(), 250)
+    run_rows(source, Standardize(), tmp_path / "a", columns=["x"], carry=["word"])
+    assert source.asked == [(("x",), FIT_ROWS), (("x", "word"), 16)]
+    source.asked.clear()
+    made = run_rows(source, lambda _: {}, tmp_path / "b", columns=[], carry=["id"])
+    assert (source.asked, made["rows"]) == ([(("id",), 16)], 250)
 
 
 def test_what_was_learned_is_not_learned_again(tmp_path: Path) -> None:

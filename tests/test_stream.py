@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.stream import Flow, prefetch
+from pipeline.stream import Flow, fan, prefetch
 
 
 def _lanes() -> int:
@@ -104,3 +104,159 @@ def test_lanes_count_their_items_and_never_negative_time(depth: int) -> None:
     assert list(flow.through("two", lambda up: up, one)) == list(range(7))
     assert [(lane.name, lane.items) for lane in flow.lanes] == [("one", 7), ("two", 7)]
     assert all(lane.busy >= 0 for lane in flow.lanes)
+
+
+Word = tuple[str, int]
+
+
+def _words(n: int, letters: str = "abcdef") -> Iterator[Word]:
+    return ((letter, i) for letter in letters for i in range(n))
+
+
+def _letter(word: Word) -> str:
+    return word[0]
+
+
+def _joined(words: Iterator[Word]) -> Iterator[str]:
+    yield "".join(f"{letter}{i}" for letter, i in words)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 9])
+def test_groups_at_work_at_once_keep_their_order(width: int) -> None:
+    """Each group is taken by one run of the step, whole, and the results come in the order of the groups."""
+    assert list(fan(_words(3), _joined, width, _letter, 2)) == [f"{x}0{x}1{x}2" for x in "abcdef"]
+    assert _lanes() == 0
+
+
+def test_as_many_groups_are_at_work_as_the_width() -> None:
+    """Two steps meet, a third one does not come while they are there."""
+    met, at_work, most = threading.Barrier(2), [], []
+
+    def step(words: Iterator[Word]) -> Iterator[str]:
+        at_work.append(1)
+        most.append(len(at_work))
+        met.wait(timeout=10)
+        yield from (letter for letter, _ in words)
+        at_work.pop()
+
+    groups = fan(_words(1, "abcd"), step, 2, _letter, 1)
+    assert list(groups) == list("abcd")
+    assert max(most) == 2
+    assert _lanes() == 0
+
+
+def test_no_more_items_of_a_group_wait_than_the_bounds() -> None:
+    """One in hand, and what depth and budget allow; a large item always may wait."""
+    dealt: list[int] = []
+    enough, go_on = threading.Semaphore(0), threading.Event()
+
+    def items() -> Iterator[Word]:
+        for n in range(20):
+            dealt.append(n)
+            enough.release()
+            yield ("a", n)
+
+    def step(words: Iterator[Word]) -> Iterator[int]:
+        go_on.wait(timeout=10)
+        yield sum(n for _, n in words)
+
+    results = fan(items(), step, 2, _letter, 5, taken=lambda _: 60, budget=100)
+    summed = prefetch(results, 1)
+    thread = threading.Thread(target=lambda: next(summed))
+    thread.start()
+    for _ in range(2):  # waiting 1 + in hand 1
+        assert enough.acquire(timeout=10)
+    assert not enough.acquire(timeout=0.05)
+    go_on.set()
+    thread.join()
+    summed.close()
+    assert len(dealt) == 20
+    assert _lanes() == 0
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_an_error_of_a_step_arrives_after_the_groups_before_it(width: int) -> None:
+    """Those that are behind it clean up; the lane before them ends."""
+    ended = threading.Event()
+
+    def items() -> Iterator[Word]:
+        try:
+            yield from _words(2)
+        finally:
+            ended.set()
+
+    def step(words: Iterator[Word]) -> Iterator[str]:
+        for letter, i in words:
+            if letter == "c" and i == 1:
+                raise ValueError("third")
+        yield letter
+
+    got = []
+    with pytest.raises(ValueError, match="third"):
+        for letter in fan(items(), step, width, _letter, 1):
+            got.append(letter)  # noqa: PERF402
+    assert got == ["a", "b"]
+    assert ended.is_set()
+    assert _lanes() == 0
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+@pytest.mark.parametrize("width", [1, 3])
+def test_an_error_before_the_groups_reaches_the_one_under_way(width: int, error: type[BaseException]) -> None:
+    """It cleans up, and the error comes in the place of its results."""
+    cleaned: list[str] = []
+
+    def items() -> Iterator[Word]:
+        yield from _words(1, "ab")
+        raise error("planned")
+
+    def step(words: Iterator[Word]) -> Iterator[str]:
+        letter = ""
+        try:
+            for letter, _ in words:  # noqa: B007
+                pass
+            yield letter
+        except BaseException:
+            cleaned.append(letter)
+            raise
+
+    got = []
+    with pytest.raises(error, match="planned"):
+        for letter in fan(items(), step, width, _letter, 1):
+            got.append(letter)  # noqa: PERF402
+    assert (got, cleaned) == (["a"], ["b"])
+    assert _lanes() == 0
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_an_early_close_ends_all_groups(width: int) -> None:
+    """Steps that wait for items, or for room, run their clean-up; no thread stays."""
+    begun, ended = [], []
+
+    def endless() -> Iterator[Word]:
+        n = 0
+        while True:
+            n += 1
+            yield ("abcdefgh"[n // 50 % 8], n)
+
+    def step(words: Iterator[Word]) -> Iterator[int]:
+        begun.append(1)
+        try:
+            for _, n in words:
+                yield n
+        finally:
+            ended.append(1)
+
+    results = fan(endless(), step, width, _letter, 1)
+    assert [next(results) for _ in range(3)] == [1, 2, 3]
+    results.close()
+    assert len(ended) == len(begun) > 0
+    assert _lanes() == 0
+
+
+def test_a_lane_of_several_threads_counts_them_together() -> None:
+    """Items are counted once; its width says by how many threads the seconds were spent."""
+    flow = Flow(2, 0)
+    results = flow.spread("write", _joined, _words(2), 3, _letter)
+    assert len(list(results)) == 6
+    assert [(lane.name, lane.width, lane.items) for lane in flow.lanes] == [("write", 3, 6)]

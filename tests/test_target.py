@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from hydra.utils import instantiate
 
 from pipeline.errors import ConfigError
-from pipeline.target import describe, fits, locate, prepare, source_hash, targets
+from pipeline.target import Bound, describe, fits, locate, prepare, source_hash, targets
 
 CODE = """
 from __future__ import annotations
@@ -77,15 +78,17 @@ def test_each_way_to_name_nothing_is_told_apart(path: Any, words: str) -> None:
 def test_a_function_is_bound_not_called() -> None:
     """The first parameter is left for the run, whether or not others are given; nested ones too."""
     inner = prepare({"_target_": "mine_here.Scale", "by": spec("log1p", base=3.0)}, "transform", [])
-    assert inner["by"]["_partial_"] is True
-    assert "_partial_" not in inner
-    assert prepare([spec("log1p")], "transform", [])[0]["_partial_"] is True
+    assert inner["_target_"] == "mine_here.Scale"
+    bound = instantiate(inner["by"])
+    assert isinstance(bound, Bound)
+    assert (bound.func.__name__, dict(bound.given)) == ("log1p", {"base": 3.0})
+    assert isinstance(instantiate(prepare([spec("log1p")], "transform", []), _convert_="all")[0], Bound)
 
 
 def test_a_factory_is_called() -> None:
     """A function that has all it needs makes the transform."""
-    assert "_partial_" not in prepare(spec("make"), "transform", [])
-    assert "_partial_" not in prepare(spec("log1p", tensors={}), "transform", [])
+    for called in (spec("make"), spec("log1p", tensors={})):
+        assert prepare(called, "transform", []) == called
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
@@ -24,6 +25,8 @@ _SUFFIX = ".parquet"
 _LOOSE = 1024
 """Pieces of rows that may wait before they become one."""
 _GROUP_ROWS = 1 << 20
+_PIECE_BYTES = 4 << 20
+"""Decoded size of what is encoded at once: what stays in a cache, and no more than a batch, which is then only cut."""
 _PARTITION_SHARE = 8
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _LONGEST_NAME = 255
@@ -121,12 +124,13 @@ class Parquet:
         table = self._table(schema)
         stored = self._in_files(table)
         options = self._options(stored)
-        rows = self._rows(table, task)
+        row_bytes = self._row_bytes(table, task)
+        rows, piece_rows = self._rows(row_bytes), _power_of_two(_PIECE_BYTES / row_bytes)
         words = Words()
 
         def start(folder: str) -> ParquetFile:
             publication = Publication(where, folder + name, durable=self.durability == "full")
-            return ParquetFile(publication, stored, options, rows, words)
+            return ParquetFile(publication, stored, options, rows, piece_rows, words)
 
         return ParquetWriter(start, table, stored, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
 
@@ -158,12 +162,11 @@ class Parquet:
         names = set() if isinstance(self.dictionary, bool) or self.dictionary == "auto" else set(self.dictionary)
         if unknown := names - set(stored.names):
             raise ConfigError(f"sink.dictionary: no column {min(unknown)!r}; there are {', '.join(stored.names)}")
-        leaves = _empty_file(stored).schema
         return [
-            leaf.path
-            for leaf in map(leaves.column, range(len(leaves)))
-            if (self.dictionary == "auto" and leaf.physical_type == "BYTE_ARRAY")
-            or any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in names | typed)
+            path
+            for path, physical in _leaves(stored)
+            if (self.dictionary == "auto" and physical == "BYTE_ARRAY")
+            or any(path == name or path.startswith(f"{name}.") for name in names | typed)
         ]
 
     def _options(self, stored: pa.Schema) -> dict[str, Any]:
@@ -175,15 +178,21 @@ class Parquet:
             **_FORMAT,
         }
 
-    def _rows(self, table: pa.Schema, task: Task) -> int:
+    def _rows(self, row_bytes: float) -> int:
         """Rows of a row group: never decided by batches or by free memory, which change from run to run."""
         if self.row_group_rows:
             return self.row_group_rows
         share = _PARTITION_SHARE if self.partition_by else 1
+        return max(1, min(_GROUP_ROWS, int(self.row_group_bytes / row_bytes)) // share)
+
+    def _row_bytes(self, table: pa.Schema, task: Task) -> float:
         known = [split.rows for split in task.splits if split.rows is not None]
         rows = sum(known) if len(known) == len(task.splits) else 0
-        row_bytes = max(1.0, sum(_row_bytes(type_) for type_ in table.types), task.bytes / rows if rows else 0.0)
-        return max(1, min(_GROUP_ROWS, int(self.row_group_bytes / row_bytes)) // share)
+        return max(1.0, sum(_row_bytes(type_) for type_ in table.types), task.bytes / rows if rows else 0.0)
+
+
+def _power_of_two(most: float) -> int:
+    return 1 << (max(1, int(most)).bit_length() - 1)
 
 
 def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
@@ -216,6 +225,13 @@ def _empty_file(schema: pa.Schema) -> pq.ParquetFile:
     out = io.BytesIO()
     pq.ParquetWriter(out, schema, **_FORMAT).close()
     return pq.ParquetFile(out)
+
+
+@lru_cache(maxsize=8)
+def _leaves(schema: pa.Schema) -> tuple[tuple[str, str], ...]:
+    """Paths and physical types of what a file of this schema stores."""
+    leaves = _empty_file(schema).schema
+    return tuple((leaf.path, leaf.physical_type) for leaf in map(leaves.column, range(len(leaves))))
 
 
 def _check_types(schema: pa.Schema) -> None:
@@ -251,6 +267,10 @@ def _within(type_: pa.DataType) -> Iterator[pa.DataType]:
     yield type_
     for i in range(type_.num_fields):
         yield from _within(type_.field(i).type)
+
+
+def _holds_words(type_: pa.DataType) -> bool:
+    return any(map(pa.types.is_dictionary, _within(type_)))
 
 
 def _row_bytes(type_: pa.DataType) -> float:
@@ -309,22 +329,38 @@ class Words:
 class ParquetFile:
     """One file under construction: collects rows and writes a row group whenever it has enough.
 
-    A row group is encoded from one contiguous array for each column, because the places where pages end depend on how
-    an array is cut into chunks.
+    The places where pages end depend on how an array is cut into chunks, so a row group is encoded from pieces of a
+    fixed number of rows. Batches of a multiple of it are cut; what else comes is copied together.
+
+    Args:
+        publication: the file; aborted if not even the writer can be made.
+        schema: of the file.
+        options: of pyarrow's writer.
+        rows: of a row group.
+        piece_rows: of a piece.
+        words: of the dictionary columns of the part.
     """
 
     def __init__(
-        self, publication: Publication, schema: pa.Schema, options: dict[str, Any], rows: int, words: Words
+        self,
+        publication: Publication,
+        schema: pa.Schema,
+        options: dict[str, Any],
+        rows: int,
+        piece_rows: int,
+        words: Words,
     ) -> None:
         self.rows = 0
         self._words = words
         self._publication = publication
         self._schema = schema
         self._group_rows = rows
+        self._piece_rows = piece_rows
         self._held: list[pa.RecordBatch] = []
         self._loose: list[pa.RecordBatch] = []
-        self._held_rows = 0
+        self._held_rows = self._loose_rows = 0
         self._folds = not any(pa.types.is_dictionary(type_) and type_.ordered for type_ in schema.types)
+        self._wholes = [not self._folds or _holds_words(type_) for type_ in schema.types]
         try:
             self._parquet = pq.ParquetWriter(publication, schema, **options)
         except BaseException:
@@ -334,40 +370,49 @@ class ParquetFile:
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows."""
         while batch.num_rows:
-            piece = batch.slice(0, self._group_rows - self._held_rows)
-            batch = batch.slice(piece.num_rows)
-            self._loose.append(piece)
-            self._held_rows += piece.num_rows
-            if len(self._loose) == _LOOSE:
+            some = batch.slice(0, min(self._piece_rows - self._loose_rows, self._group_rows - self._held_rows))
+            batch = batch.slice(some.num_rows)
+            self._loose.append(some)
+            self._loose_rows += some.num_rows
+            self._held_rows += some.num_rows
+            if self._loose_rows == self._piece_rows:
+                self._finish_piece()
+            elif len(self._loose) == _LOOSE:
                 self._fold()
             if self._held_rows == self._group_rows:
                 self._flush()
 
-    def _fold(self) -> None:
-        """Make one piece of many: some kilobytes for each column of a piece outweigh the rows of small batches.
+    def _finish_piece(self) -> None:
+        self._fold()
+        self._held += self._loose
+        self._loose, self._loose_rows = [], 0
 
-        Not where an order of words is checked piece by piece.
+    def _fold(self) -> None:
+        """Make one batch of many: some kilobytes for each column of a batch outweigh the rows of small ones.
+
+        Not where an order of words is checked batch by batch.
         """
         if self._folds and len(self._loose) > 1:
             pieces = [[_without_null(batch.column(i)) for batch in self._loose] for i in range(len(self._schema))]
             with self._fitting():
                 arrays = [arrow.concat(list(each)) for each in pieces]
             self._loose = [pa.RecordBatch.from_arrays(arrays, schema=self._schema)]
-        self._held += self._loose
-        self._loose = []
 
     def _flush(self) -> None:
-        self._held += self._loose
-        self._loose = []
+        self._finish_piece()
         with self._fitting():
-            arrays = [
-                _joined([batch.column(i) for batch in self._held], f, self._words) for i, f in enumerate(self._schema)
-            ]
-            _check_hollow(arrays, self._schema)
-            table = pa.Table.from_arrays(arrays, schema=self._schema)
+            table = pa.table([self._column(i) for i in range(len(self._schema))], schema=self._schema)
+            _check_hollow(table)
             self._parquet.write_table(table, row_group_size=self._held_rows)
         self.rows += self._held_rows
         self._held, self._held_rows = [], 0
+
+    def _column(self, place: int) -> pa.ChunkedArray:
+        """What is held of a column. Words of different dictionaries are put in one, so those columns are one piece."""
+        pieces = [batch.column(place) for batch in self._held]
+        if self._wholes[place]:
+            pieces = [_joined(pieces, self._schema.field(place), self._words)]
+        return pa.chunked_array(pieces)
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
@@ -458,10 +503,10 @@ class ParquetWriter:
             file.abort()
 
 
-def _check_hollow(arrays: list[pa.Array], schema: pa.Schema) -> None:
+def _check_hollow(table: pa.Table) -> None:
     """Refuse rows that pyarrow writes without a word into a file that it then cannot read."""
-    for array, field in zip(arrays, schema, strict=True):
-        if _hollow(array):
+    for column, field in zip(table.columns, table.schema, strict=True):
+        if any(map(_hollow, column.chunks)):
             raise DTypeError(
                 f"column {field.name!r} has null structs that hold fixed-size lists declared without nulls, which "
                 "Parquet writes but cannot read. Declare the lists nullable, or leave the column out with carry"

@@ -29,6 +29,7 @@ Keys: TypeAlias = tuple[tuple[str, str | None], ...]
 _SUFFIXES = (".parquet", ".parq", ".pq")
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_LEAST_ROWS, _LEAST_BYTES = 65536, 4 << 20  # what is decoded at once: less is slower, more leaves the cache
 _BUFFER_BYTES = 1 << 20  # of each column, instead of the whole column chunk: memory does not grow with row groups
 
 
@@ -46,7 +47,8 @@ class Parquet:
         filter: rows to read: ``[[column, op, value], ...]``, which must all hold, or a list of such lists, of which one
             must hold. Ops: ``== != < <= > >=``, ``in`` and ``not in`` with a list, ``is`` and ``is not`` with null.
         split_rows: rows after which a split ends, at the end of a row group; None makes every file one split.
-        read_rows: rows decoded at once; fewer where they would take more than 64 MiB.
+        read_rows: rows decoded at once, fewer where they would take more than 64 MiB. None decodes whole batches, of
+            some MiB together.
         partitions: types of partition columns by name. Those not named, and all with "auto", are int64 if every value
             is written as an integer, else string. None ignores the folders.
         page_checksum: verify the checksums of pages that have one.
@@ -58,7 +60,7 @@ class Parquet:
     columns: Sequence[str] | None = None
     filter: Sequence[Any] | None = None
     split_rows: int | None = None
-    read_rows: int = 65536
+    read_rows: int | None = None
     partitions: Mapping[str, str] | Literal["auto"] | None = "auto"
     page_checksum: bool = True
     threads: bool = True
@@ -67,7 +69,7 @@ class Parquet:
     def __post_init__(self) -> None:
         check_names("source.columns", self.columns)
         check_count("source.split_rows", self.split_rows, optional=True)
-        check_count("source.read_rows", self.read_rows)
+        check_count("source.read_rows", self.read_rows, optional=True)
         check_count("source.max_row_group_bytes", self.max_row_group_bytes)
         filters.parse(self.filter)
         _key_types(self.partitions)
@@ -141,36 +143,42 @@ class Parquet:
 
     def read(self, split: Split) -> Iterator[Columns]:
         """The rows in the order of the file. What was decoded is counted against the footer."""
+        return self.read_only(split, self.columns or self._survey[0].names, _LEAST_ROWS)
+
+    def read_only(self, split: Split, columns: Sequence[str], rows: int) -> Iterator[Columns]:
+        """As `read`; columns that are not asked for are not decoded, unless the filter needs them."""
         table = self._survey[0]
-        fields = [table.field(name) for name in self.columns or table.names]
+        fields = [table.field(name) for name in columns]
         known = _known(table, split.extra)
         left = filters.parse(self.filter).rest(known)
         names = [f.name for f in fields if f.name not in known.schema.names]
         with reading(split.path, split.version, f"row_groups={split.start}-{split.stop}"):
             some = False
-            for batch in self._batches(split, names, left) if split.start < split.stop else ():
+            for batch in self._batches(split, names, left, rows) if split.start < split.stop else ():
                 yield {f.name: _column(f, batch, known) for f in fields}
                 some = True
         if not some:
             yield {f.name: pa.nulls(0, f.type) for f in fields}
 
-    def _batches(self, split: Split, names: list[str], left: Filter) -> Iterator[pa.RecordBatch]:
+    def _batches(self, split: Split, names: list[str], left: Filter, rows: int) -> Iterator[pa.RecordBatch]:
         with self._open(split.path) as parquet:
             groups = range(split.start, split.stop)
             if left.always:
-                yield from self._scan(parquet, groups, names)
+                yield from self._scan(parquet, groups, names, rows)
                 return
             # pyarrow.dataset would use the statistics in the footer, and hangs or aborts where those are damaged. So a
             # row group is looked through by the columns of the filter alone, up to the first row that passes.
             for group in groups:
-                asked = self._scan(parquet, [group], left.columns)
+                asked = self._scan(parquet, [group], left.columns, rows)
                 if any(left.mask(batch).true_count for batch in asked):
-                    for batch in self._scan(parquet, [group], list(dict.fromkeys([*names, *left.columns]))):
+                    for batch in self._scan(parquet, [group], list(dict.fromkeys([*names, *left.columns])), rows):
                         yield batch.filter(left.mask(batch))
 
-    def _scan(self, parquet: pq.ParquetFile, groups: Sequence[int], names: list[str]) -> Iterator[pa.RecordBatch]:
+    def _scan(
+        self, parquet: pq.ParquetFile, groups: Sequence[int], names: list[str], rows: int
+    ) -> Iterator[pa.RecordBatch]:
         """Row groups, decoded; their rows are counted against the footer."""
-        size, expected = self._batch_rows(parquet.metadata, groups)
+        size, expected = self._batch_rows(parquet.metadata, groups, rows)
         found = 0
         for batch in parquet.iter_batches(size, groups, columns=names, use_threads=self.threads):
             batch.validate()
@@ -179,11 +187,13 @@ class Parquet:
         if found != expected:
             raise ValueError(f"its footer says {expected} rows; {found} were found")
 
-    def _batch_rows(self, metadata: pq.FileMetaData, groups: Sequence[int]) -> tuple[int, int]:
+    def _batch_rows(self, metadata: pq.FileMetaData, groups: Sequence[int], asked: int) -> tuple[int, int]:
         """Rows to decode at once, and all rows of the row groups."""
         rows = sum(metadata.row_group(i).num_rows for i in groups)
-        size = sum(metadata.row_group(i).total_byte_size for i in groups)
-        return min(self.read_rows, max(1, CHUNK_BYTES * rows // max(1, size))), rows
+        size = max(1, sum(metadata.row_group(i).total_byte_size for i in groups))
+        most = max(1, CHUNK_BYTES * rows // size)
+        least = min(_LEAST_ROWS, _LEAST_BYTES * rows // size)
+        return min(self.read_rows or asked * max(1, -(-least // asked)), most), rows
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.batching import join, rows_of
-from pipeline.core import ArrayField, Column, Columns, Field, Schema, Source, Split
+from pipeline.core import ArrayField, Column, Columns, Field, Schema, Selective, Source, Split
 
 
 def read_split(source: Source, split: Split) -> Columns:
@@ -84,6 +84,18 @@ class SourceContract:
             assert chunks, f"split {split.id} yields no chunk"
             for chunk in chunks:
                 assert_fits(chunk, source.schema())
+
+    def test_columns_that_nobody_needs_can_be_left_out(self, tmp_path: Path) -> None:
+        """A source that can be selective yields just the columns asked for, with the same rows, and otherwise any."""
+        source = self.make(tmp_path)
+        if not isinstance(source, Selective):
+            return
+        for split in source.splits():
+            whole = read_split(source, split)
+            for names in (source.schema().names[::-1], source.schema().names[-1:]):
+                chunks = list(source.read_only(split, names, 3))
+                assert all(tuple(chunk) == names for chunk in chunks)
+                assert_same_rows(join(chunks), {name: whole[name] for name in names})
 
     def test_rows_are_as_many_as_announced(self, tmp_path: Path) -> None:
         """A split that says how many rows it has, has them."""

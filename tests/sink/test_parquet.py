@@ -155,10 +155,10 @@ def test_bytes_depend_on_rows_alone(
 
 
 def test_pages_end_at_the_same_rows(tmp_path: Path) -> None:
-    """Columns of several pages: where a page ends is decided within an array, so arrays are joined first."""
-    table = pa.table({"s": [f"{i:>60}" for i in range(60_000)]})
-    sink = Parquet(str(tmp_path / "out.parquet"), dictionary=False, durability="rename")
-    found = {write(sink, schema_of(table), batches(columns_of(table), rows)) for rows in (777, 1000, 60_000)}
+    """Columns of several pages: where a page ends is decided within an array, so arrays are cut at the same rows."""
+    table = pa.table({"s": [f"{i:>60}" for i in range(60_000)], "l": [[i] * (i % 5) for i in range(60_000)]})
+    sink = Parquet(str(tmp_path / "out.parquet"), dictionary=False, durability="rename", row_group_rows=50_000)
+    found = {write(sink, schema_of(table), batches(columns_of(table), rows)) for rows in (777, 4096, 60_000)}
     assert len(found) == 1
 
 
