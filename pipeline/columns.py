@@ -652,12 +652,29 @@ def take(column: Column, index: Array) -> Column:
     if isinstance(column, np.ndarray):
         return column[index]
     try:
-        return column.take(pa.array(index))
+        return _rebased(column).take(pa.array(index))
     except pa.ArrowNotImplementedError:  # views and run-end encoded arrays, also inside others
         starts = np.flatnonzero(np.diff(index, prepend=index[:1] - 2) != 1)
         lengths = np.diff(starts, append=len(index))
         runs = [column.slice(int(index[start]), int(n)) for start, n in zip(starts, lengths, strict=True)]
         return pa.concat_arrays(runs) if runs else column.slice(0, 0)
+
+
+def _rebased(column: pa.Array) -> pa.Array:
+    """The same rows at the beginning of their memory, if pyarrow would not find them elsewhere.
+
+    Of slices of fixed-size lists of fixed-size lists, `pyarrow.Array.take` and `filter` return other rows and even
+    memory behind the last one (seen in 26.0.1).
+    """
+    return pa.concat_arrays([column, column.slice(0, 0)]) if _holds_fixed_lists_of_such(column.type) else column
+
+
+def _holds_fixed_lists_of_such(type_: pa.DataType) -> bool:
+    type_ = getattr(type_, "storage_type", type_)
+    inner = [type_.field(i).type for i in range(type_.num_fields)]
+    within = [getattr(each, "storage_type", each) for each in inner]
+    fixed = pa.types.is_fixed_size_list
+    return (fixed(type_) and fixed(within[0])) or any(map(_holds_fixed_lists_of_such, inner))
 
 
 def concat(pieces: list[Column]) -> Column:

@@ -245,3 +245,18 @@ def test_a_decimal_that_is_wider_than_its_type_says_is_refused() -> None:
     valid = pa.py_buffer(b"\x01")
     values, _ = columns.values(pa.Array.from_buffers(pa.decimal128(10, 2), 2, [valid, bits]), "x")
     assert values[0] == 5
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("outer", ["plain", "struct", "list"])
+def test_rows_of_slices_of_fixed_size_lists_of_such(depth: int, outer: str) -> None:
+    """Arrow's own take returns other rows, and memory that is not the column's."""
+    column: pa.Array = pa.array(np.arange(6 * 2**depth))
+    for _ in range(depth):
+        column = pa.FixedSizeListArray.from_arrays(column, 2)
+    if outer == "struct":
+        column = pa.StructArray.from_arrays([column], ["a"])
+    if outer == "list":
+        column = pa.ListArray.from_arrays(pa.array(range(7), pa.int32()), column)
+    some = column.slice(2)
+    assert columns.take(some, np.array([3, 0, 0])).to_pylist() == [some.to_pylist()[i] for i in (3, 0, 0)]

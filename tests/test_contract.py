@@ -16,7 +16,7 @@ import torch
 from pipeline import columns
 from pipeline.batching import cut
 from pipeline.columns import describe
-from pipeline.core import ArrayField, Column, Columns
+from pipeline.core import ArrayField, Column, Columns, Output
 from pipeline.device.cuda import Cuda
 from pipeline.difference import compare
 from pipeline.errors import DTypeError
@@ -207,6 +207,27 @@ def test_every_value_comes_back_from_a_device_that_is_late(size: int) -> None:
 def test_every_value_comes_back_from_cuda(size: int) -> None:
     """The same as on the CPU."""
     check_values(0.3, size, Cuda())
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_rows_that_a_transform_takes_are_those_of_every_column(chosen: bool) -> None:
+    """Repeated and out of order, from slices: tensors and carried columns follow, whatever their type."""
+    dense = [row for row in MANY if "*" not in row.tensor and not row.back and "any byte" not in row.layout]
+    fields, whole, policies = table(dense, 0.3)
+    pieces, order = [cut(whole, 3, 11), cut(whole, 11, ROWS)], [6, 0, 0, 3]
+
+    def pick(tensors: Any) -> Output:
+        rows = torch.tensor(order if len(tensors["at"]) else [], dtype=torch.int64)
+        return Output({name: t[rows] for name, t in tensors.items()}, rows=rows)
+
+    named = [f.name for f, row in zip(fields, dense, strict=True) if row.tensor and chosen]
+    given = [{"at": np.arange(8), **piece} for piece in pieces]
+    source = Memory((ArrayField("at", np.dtype("i8")), *fields), given)
+    keys = {"nulls": "mask", "columns": policies}
+    back = through(source, pick, ParquetSink("x"), keys, columns=["at", *named], batch_rows=8)
+    for row, (name, column) in zip(dense, whole.items(), strict=True):
+        expected = [column[3 + batch + i : 4 + batch + i] for batch in (0, 8) for i in order]
+        assert_back(row, columns.concat(expected), back[name])
 
 
 def check_values(share: float, size: int, device: Cuda | None = None) -> None:
