@@ -39,6 +39,7 @@ _ARROW = {np.dtype(code): type_ for type_, code in _NUMBERS.items()} | {np.dtype
 _TENSOR_KINDS = "biufc"
 _DATETIME_UNITS = ("s", "ms", "us", "ns")
 _MOST_ELEMENTS = 2**31 - 1
+_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _USER_DEFINED = 2
 """`numpy.dtype.isbuiltin` of dtypes that other packages add: that of float8_e5m2 says it is a float as any other."""
 
@@ -404,8 +405,8 @@ def restore(
             ``(rows + 1,)``; if rows are lists of any length.
 
     Raises:
-        DTypeError: nulls where `field` has no place for them, indices outside the dictionary, or lists that are no
-            pieces of the elements.
+        DTypeError: nulls or values for which `field` has no place, indices outside the dictionary, or lists that are
+            no pieces of the elements.
     """
     if present is not None and present.all():
         present = None
@@ -423,7 +424,40 @@ def restore(
         return _worded(array, present, field, words)
     if array.dtype.kind == "c":
         array = _parted(array)
-    return _arrow(array, present, field.type) if starts is None else _lists(array, starts, present, field)
+    made = _arrow(array, present, field.type) if starts is None else _lists(array, starts, present, field)
+    if present is not None and starts is not None:
+        present = np.repeat(present, np.diff(starts))
+    _check_limits(array, present, field)
+    return made
+
+
+def _check_limits(array: Array, present: Array | None, field: pa.Field) -> None:
+    """Times of day and decimals have fewer values than the integers behind them; Parquet cuts the digits of others."""
+    if (limit := _limit(field.type)) is None:
+        return
+    rows = array if present is None else array[present]
+    if not rows.size or limit[0] <= int(rows.min()) <= int(rows.max()) <= limit[1]:
+        return
+    bad = (array < limit[0]) | (array > limit[1])
+    if present is not None:
+        bad &= present.reshape(-1, *[1] * (array.ndim - 1))
+    first = tuple(int(i) for i in np.argwhere(bad)[0])
+    raise DTypeError(
+        f"column {field.name!r} is {field.type}, whose values lie in {limit[0]}..{limit[1]} as integers; "
+        f"{array[first]} in row {first[0]} of this batch does not. Return another dtype to store other numbers"
+    )
+
+
+def _limit(type_: pa.DataType) -> tuple[int, int] | None:
+    """The least and the largest integer that stands for a value, if not all do."""
+    type_ = getattr(type_, "storage_type", type_)
+    if pa.types.is_fixed_size_list(type_) or _is_list(type_):
+        return _limit(type_.value_type)
+    if pa.types.is_time(type_):
+        return 0, _DAY[type_.unit] - 1
+    if pa.types.is_decimal(type_):
+        return -(10**type_.precision) + 1, 10**type_.precision - 1
+    return None
 
 
 def _lists(array: Array, starts: Array, present: Array | None, field: pa.Field) -> pa.Array:

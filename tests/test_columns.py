@@ -260,3 +260,17 @@ def test_rows_of_slices_of_fixed_size_lists_of_such(depth: int, outer: str) -> N
         column = pa.ListArray.from_arrays(pa.array(range(7), pa.int32()), column)
     some = column.slice(2)
     assert columns.take(some, np.array([3, 0, 0])).to_pylist() == [some.to_pylist()[i] for i in (3, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("type_", "limit"),
+    [(pa.decimal64(5, 2), 99_999), (pa.decimal128(18, 0), 10**18 - 1), (pa.time64("us"), 86_399_999_999)],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_values_that_a_type_has_no_place_for_are_refused(type_: pa.DataType, limit: int, nested: bool) -> None:
+    """Parquet would keep some of their digits; what lies under a null does not count."""
+    field = pa.field("x", pa.list_(type_, 1) if nested else type_)
+    values = np.array([[limit], [limit + 1]] if nested else [limit, limit + 1])
+    columns.restore(values, np.array([True, False]), field).validate()
+    with pytest.raises(DTypeError, match=f"column 'x' is .*{limit}.*{limit + 1} in row 1 of this batch"):
+        columns.restore(values, None, field)

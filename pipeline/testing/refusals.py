@@ -152,6 +152,18 @@ REFUSALS: tuple[Refusal, ...] = (
         transform=_add_one,
     ),
     Refusal(
+        *("more digits than a decimal has", {"x": pa.array([99999], pa.int32()).view(pa.decimal32(5, 2))}, DTypeError),
+        words=["column 'x' is decimal32(5, 2)", "100000 in row 0", "Return another dtype"],
+        select=["x"],
+        transform=_add_one,
+    ),
+    Refusal(
+        *("a time beyond the day", {"x": pa.array([86399], pa.int32()).view(pa.time32("s"))}, DTypeError),
+        words=["column 'x' is time32[s]", "0..86399", "86400 in row 0"],
+        select=["x"],
+        transform=_add_one,
+    ),
+    Refusal(
         *("codes that are not in the dictionary", {"x": _CODES}, DTypeError),
         words=["column 'x': the transform returned codes 1..2; the dictionary has 2 words"],
         keys={"dictionary": "codes"},
