@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 OPS = ("any", "change", "open_read", "open_write", "read", "write", "fsync", "rename", "close", "mkdir", "unlink")
 """Kinds of calls; `change` are those that may alter a file system, `any` are all."""
-HOWS = ("fail", "after", "short", "kill", "killed_after", "torn", "term", "int", "stop", "clock")
+HOWS = ("fail", "after", "short", "kill", "killed_after", "torn", "term", "int", "stop", "clock", "timer")
 """What happens: an error instead of the call or after it, half of a write, death before or after the call or in the
-middle of a write, a signal, a jump of the clock by `code` seconds."""
+middle of a write, a signal, a jump of the clock by `code` seconds, death `code` microseconds later."""
 
 _HANGS = 60
 
@@ -90,8 +90,8 @@ class Server:
             under: calls on files below this folder are counted; the child stands in it.
             fault: what it meets.
             how: `streams` maps a standard stream to a path, to "" (closed) or to "|" (a pipe that nobody reads);
-                `kill_in` is a number of microseconds, `file_size` a limit; `ignore` names signals; `whole` lets the
-                interpreter take its leave, which is slow with torch: else the child ends when the stage has returned.
+                `file_size` is a limit; `ignore` names signals; `whole` lets the interpreter take its leave, which is
+                slow with torch: else the child ends when the stage has returned.
         """
         folder = Path(tempfile.mkdtemp(prefix="child-"))
         streams = {"0": os.devnull, "1": f"{folder}/out", "2": f"{folder}/err", **how.pop("streams", {})}
@@ -167,8 +167,6 @@ class _Forks:
             signal.signal(signal.Signals[name], signal.SIG_IGN)
         if size := request.get("file_size"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        if delay := request.get("kill_in"):
-            assert self._shim.fault_kill_in(delay) == 0
         op, how = OPS.index(fault.op), HOWS.index(fault.how)
         self._shim.fault_arm(under.encode(), op, ctypes.c_long(fault.k), how, fault.code, int(fault.sticky))
 

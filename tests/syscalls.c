@@ -21,7 +21,7 @@
 
 /* The order of tests/children.py. */
 enum op { ANY, CHANGE, OPEN_READ, OPEN_WRITE, READ, WRITE, FSYNC, RENAME, CLOSE, MKDIR, UNLINK, OPS };
-enum how { FAIL, AFTER, SHORT, KILL, KILLED_AFTER, TORN, TERM, INT, STOP, CLOCK };
+enum how { FAIL, AFTER, SHORT, KILL, KILLED_AFTER, TORN, TERM, INT, STOP, CLOCK, TIMER };
 
 static struct { long count[OPS], met; } *seen;
 static struct { int armed, op, how, code, sticky; long k; size_t length; char under[PATH_MAX]; } plan;
@@ -43,11 +43,11 @@ void fault_fresh(void) { share(); }
 long *fault_seen(void) { return (long *)seen; }
 
 /* The kernel kills this process in so many microseconds, wherever it is then. */
-int fault_kill_in(long microseconds) {
+static void kill_in(long microseconds) {
   struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
   struct itimerspec when = {.it_value = {microseconds / 1000000, microseconds % 1000000 * 1000 + 1}};
   timer_t timer;
-  return timer_create(CLOCK_MONOTONIC, &event, &timer) || timer_settime(timer, 0, &when, NULL);
+  if (timer_create(CLOCK_MONOTONIC, &event, &timer) || timer_settime(timer, 0, &when, NULL)) abort();
 }
 
 enum verdict { GO, FAILS, FAILS_AFTER, DIES_AFTER, HALF };
@@ -73,6 +73,7 @@ static enum verdict meet(int op) {
     case INT: kill(getpid(), SIGINT); break;
     case STOP: kill(getpid(), SIGSTOP); break;
     case CLOCK: clock_jump = plan.code; break;
+    case TIMER: kill_in(plan.code); break;
   }
   return GO;
 }
