@@ -58,7 +58,14 @@ def table(rows: int = 250) -> pa.Table:
 
 
 def run_rows(
-    source: Any, transform: Transform, out: Path, *, engine: Any = None, sink: Any = None, **options: Any
+    source: Any,
+    transform: Transform,
+    out: Path,
+    *,
+    engine: Any = None,
+    sink: Any = None,
+    device: Any = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Run a stage with a fake source; Parquet out, progress off."""
     return run(
@@ -66,7 +73,7 @@ def run_rows(
         transform=transform,
         sink=sink or Parquet(str(out)),
         engine=engine or Local(),
-        device=Cpu(),
+        device=device or Cpu(),
         options=replace(Options(batch_rows=16, progress="none"), conversion=conversion(options), **options),
     )
 

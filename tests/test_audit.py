@@ -224,7 +224,7 @@ def replaced(value: Any, way: tuple[Any, ...], by: Any) -> Any:
     return copy
 
 
-@pytest.mark.parametrize("by", [None, "x", "../x", -1, 1.5, True, [], [[]], {}], ids=repr)
+@pytest.mark.parametrize("by", [None, "../x", -1, [[]]], ids=repr)
 @pytest.mark.parametrize("name", ["_manifest.json", "_pipeline/journal.jsonl"])
 def test_records_of_any_form_are_findings_and_no_crash(name: str, by: Any, made: Made) -> None:
     """Whatever stands wherever: parts, numbers, names."""

@@ -410,7 +410,7 @@ def test_waiting_has_a_limit(tmp_path: Path) -> None:
         process.communicate("")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_waiting(tmp_path: Path, number: int) -> None:
     """As it ends a run, leaving the lock to its holder."""
     code = """

@@ -219,7 +219,7 @@ def test_two_jobs_with_one_output_are_refused_before_any_work(here: Path, front:
 
 @pytest.mark.parametrize(
     "place",
-    ["sink.path=out/${hydra:job.override_dirname}.npy", "sink.path=out/${run.seed}.npy", "sink.path=a.npy,b.npy"],
+    ["sink.path=out/${hydra:job.override_dirname}.npy", "sink.path=a.npy,b.npy"],
 )
 def test_jobs_with_outputs_of_their_own_run(here: Path, front: Front, place: str) -> None:
     """The advice works, and so do other ways to tell jobs apart."""
@@ -345,10 +345,9 @@ def test_a_single_file_is_made_again_and_says_why(here: Path, front: Front) -> N
     ("change", "args", "words"),
     [
         ("", ("transform.by=5.0",), "transform.by was 2.0, now 5.0. Choose another sink.path, or run.restart=true"),
-        ("", ("run.seed=3",), "run.seed was 0, now 3. Choose another sink.path, or run.restart=true"),
         ("# other\n", (), "the code of usercode.twice changed. Choose another sink.path, or run.restart=true"),
     ],
-    ids=["transform", "seed", "code"],
+    ids=["transform", "code"],
 )
 def test_what_changed_is_named_with_the_ways_out(
     here: Path, front: Front, change: str, args: tuple[str, ...], words: str

@@ -26,7 +26,7 @@ def hangs(tensors):
 """
 
 
-@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("depth", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_batch_that_never_returns_ends_the_run(depth: int, tmp_path: Path) -> None:
     """Whichever thread hangs: all stacks, one line with file, rows and key, a line of JSON, no temporaries, no lock."""
     np.save(tmp_path / "x.npy", np.arange(8))
