@@ -8,11 +8,12 @@ import subprocess
 import sys
 from argparse import Namespace
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from measure import data, durability, gpu, race, scale, startup, supervise
+from measure import data, durability, gpu, plot, race, scale, startup, supervise
 from measure.contender import CONTENDERS, LIMIT, ROOT, Contender, parse, present
 from measure.lap import Lap
 from measure.process import Usage, noise, run
@@ -39,6 +40,7 @@ print('{"decode": 0.5, "transform": 0.25, "encode": 0.25}')
 CHANGES = {
     "honest": "",
     "swaps": "y[:2] = y[1::-1].copy()",
+    "peer": "y[:2] = y[1::-1].copy()",
     "rounds": "y = np.round(y, 2)",
     "dies": "sys.exit('no more')",
 }
@@ -50,7 +52,8 @@ def entrants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name, change in CHANGES.items():
         path = tmp_path / f"{name}.py"
         path.write_text(SCRIPT.replace("CHANGE", change))
-        monkeypatch.setitem(CONTENDERS, name, Contender(name, str(path)))
+        package = "numpy" if name == "peer" else ""
+        monkeypatch.setitem(CONTENDERS, name, Contender(name, str(path), package))
     monkeypatch.setattr(race, "LIMIT", replace(LIMIT, script=str(tmp_path / "honest.py")))
     monkeypatch.setitem(CONTENDERS, "absent", Contender("absent", "absent.py", "a_package_that_nobody_has"))
     return [*CHANGES, "absent"]
@@ -62,13 +65,14 @@ def arguments(tmp_path: Path, **more: object) -> Namespace:
 
 
 def test_only_what_is_right_has_figures(entrants: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One that swaps rows is told apart from one that rounds, and the exit code says that something is wrong."""
+    """Another library may have rows in its own order; nobody may round. The exit code says that something is wrong."""
     kept = tmp_path / "raw.json"
     with pytest.raises(SystemExit) as end:
         race.race(arguments(tmp_path, contenders=",".join(entrants), json=kept))
     rows = {line.split(" | ")[0][2:]: line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")}
     assert rows["honest"].endswith("| right |")
-    assert rows["swaps"].endswith("| order not kept |")
+    assert rows["peer"].endswith("| order not kept |")
+    assert rows["swaps"].endswith("| WRONG: order of rows not kept |")
     assert "| - | - | - | - | - | - | WRONG: data: row 0 holds" in rows["rounds"]
     assert rows["dies"].endswith("| WRONG: exit code 1 |")
     assert rows["absent"].endswith("| not installed |")
@@ -76,7 +80,7 @@ def test_only_what_is_right_has_figures(entrants: list[str], tmp_path: Path, cap
     assert "W5: dies: exit code 1\n    no more" in str(end.value)
     found = {each["contender"]: each for each in json.loads(kept.read_text())["workloads"][0]["contenders"]}
     assert found["honest"]["laps"][0]["right"]
-    assert found["swaps"]["laps"][0]["moved"]
+    assert found["peer"]["laps"][0]["moved"]
     assert found["rounds"]["laps"] == []
     assert not list((tmp_path / "to").glob("lap-*")), "outputs are gone afterwards"
 
@@ -97,6 +101,22 @@ def test_ratios_are_to_ours_and_to_the_limit() -> None:
     assert "| ours | 2.00 / 2.00 | 4.00 / 4.00 | 1.00x | 2.00x | 300 | 200 | right |" in text
     assert "| naive_stream | 5.00 / 5.00 | 10.00 / 10.00 | 2.50x | 5.00x | 300 | 200 | right |" in text
     assert "Limit: 2.00 s CPU (decode 1.00, transform 0.50, encode 0.50)" in text
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is not None, reason="matplotlib is there")
+def test_a_picture_without_matplotlib_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    """With the name of the extra that brings it."""
+    with pytest.raises(SystemExit, match=r"pip install 'tensor-etl-stage\[bench\]'"):
+        race.race(arguments(tmp_path, plot=tmp_path / "race.svg", contenders="ours"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_names_every_contender(tmp_path: Path) -> None:
+    """And says where the machine can go no faster."""
+    pytest.importorskip("matplotlib")
+    plot.draw([heat(2.0, 5.0)], tmp_path / "race.svg")
+    text = (tmp_path / "race.svg").read_text()
+    assert [word for word in ("ours", "naive_stream", "limit on", "5.00") if f"<!-- {word}" not in text] == []
 
 
 def test_what_else_ran_is_told() -> None:
