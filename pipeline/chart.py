@@ -58,8 +58,8 @@ class Axis:
 
 def parallel(axes: Sequence[Axis], colour: Axis) -> str:
     """A line for each run across all axes, coloured from low to high by one of them."""
-    with _figure(max(5.2, 1.25 * len(axes)), 3.4) as figure:
-        plot = figure.add_axes((0.06, 0.1, 0.84, 0.74))
+    with _figure(max(8.0, 1.25 * len(axes)), 2.9) as figure:
+        plot = figure.add_axes((0.05, 0.05, 0.86, 0.8))
         plot.set_axis_off()
         for x, axis in enumerate(axes):
             _pole(plot, x, axis)

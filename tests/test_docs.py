@@ -45,7 +45,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parameters() -> Iterator[object]:
     for command in dict.fromkeys(commands(PAGE)):
-        marks = [pytest.mark.launchers] if any(word in command for word in SLOW) else []
+        slow = [
+            pytest.mark.launchers,
+            pytest.mark.timeout(300),
+            pytest.mark.filterwarnings("default"),
+        ]  # Optuna 2 is old
+        marks = slow if any(word in command for word in SLOW) else []
         yield pytest.param(command, marks=marks)
 
 

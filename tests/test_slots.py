@@ -74,12 +74,17 @@ def test_a_killed_job_frees_its_slot(tmp_path: Path) -> None:
 
 
 def test_fail_fast_ends_those_that_run_and_starts_no_other(tmp_path: Path) -> None:
-    """A failure means that a code is neither 0 nor 99."""
-    crew = Crew(CPU, tmp_path, fail_fast=True)
-    assert crew.run([job("raise SystemExit(99)"), job("raise SystemExit(1)"), job(WAITS), job(WAITS), job("")]) in (
-        {0: 99, 1: 1, 2: -signal.SIGTERM, 3: -signal.SIGTERM},
-        {0: 99, 1: 1, 2: -signal.SIGTERM},
-    )
+    """The second job fails when the first is at work; the third is not started."""
+    meet = str(tmp_path / "meet")
+    os.mkfifo(meet)
+    stays = job("import signal, sys; open(sys.argv[1], 'w'); signal.pause()", meet)
+    fails = job("import sys; open(sys.argv[1]); sys.exit(1)", meet)
+    assert Crew(CPU, tmp_path, fail_fast=True).run([stays, fails, job("")]) == {0: -signal.SIGTERM, 1: 1}
+
+
+def test_nothing_to_do_is_no_failure(tmp_path: Path) -> None:
+    """The exit code 99 says that a job was complete before."""
+    assert Crew(CPU[:1], tmp_path, fail_fast=True).run([job("raise SystemExit(99)"), job("")]) == {0: 99, 1: 0}
 
 
 def test_a_failure_does_not_stop_the_others(tmp_path: Path) -> None:
