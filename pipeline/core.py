@@ -235,8 +235,8 @@ class Source(Protocol):
         """Yield the rows of one split in chunks of any size; at least one chunk (perhaps of 0 rows).
 
         Every chunk has the columns of `schema`. Chunks may share memory that is read-only; they must not share memory
-        that the source writes to again. May be called on another machine, and again after a failure; one split at a
-        time in a thread.
+        that the source writes to again. May be called on another machine, and again after a failure; in several
+        threads at once, each with a split of its own.
         """
 
 
@@ -265,7 +265,10 @@ class Writer(Protocol):
 
 
 class Sink(Protocol):
-    """Where parts go. `path` is where the manifest lives too: same path, same result."""
+    """Where parts go. `path` is where the manifest lives too: same path, same result.
+
+    Several parts may be open at once, each in a thread of its own.
+    """
 
     @property
     def path(self) -> str:

@@ -136,7 +136,7 @@ class Kept:
 
     like: Sink
     typed: bool = True
-    chunks: list[Columns] = field(default_factory=list)
+    parts: dict[int, list[Columns]] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -157,9 +157,20 @@ class Kept:
         """The schema as the other sink would store it."""
         return self.like.accept(schema) if self.typed else schema
 
-    def open(self, task: Task, schema: Schema) -> Kept:  # noqa: ARG002  (one list takes all parts)
-        """Itself: parts are kept one after the other."""
-        return self
+    def open(self, task: Task, schema: Schema) -> _KeptPart:  # noqa: ARG002
+        """A part of its own: several are written at once."""
+        return _KeptPart(self.parts.setdefault(task.index, []))
+
+    def table(self) -> Columns:
+        """All rows in order."""
+        return join([chunk for index in sorted(self.parts) for chunk in self.parts[index]])
+
+
+@dataclass(frozen=True)
+class _KeptPart:
+    """The rows of one part."""
+
+    chunks: list[Columns]
 
     def write(self, columns: Columns) -> None:
         """Keep rows."""
@@ -171,7 +182,3 @@ class Kept:
 
     def abort(self) -> None:
         """Nothing is left behind."""
-
-    def table(self) -> Columns:
-        """All rows in order."""
-        return join(self.chunks)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,6 +32,8 @@ class Module:
         outputs: names of the tensor, or of each of the tensors, that it returns; None means the name of the only input.
         weights: path of a .safetensors file with just the parameters and buffers of the module; None leaves them.
         dtype: of the arguments, such as float32 for pixels in uint8; None passes them as they are.
+        autocast: ``bfloat16`` or ``float16``: what is quicker in it and safe is computed in it (torch.autocast). What
+            comes out as such is float32 again, with the digits that are left.
         keep: whether all columns of the input stay, unless replaced; else only `outputs` leave.
         rowwise: whether a row of the output depends on the same row of the input alone.
     """
@@ -39,6 +43,7 @@ class Module:
     outputs: Sequence[str] | None = None
     weights: str | None = None
     dtype: str | None = None
+    autocast: str | None = None
     keep: bool = True
     rowwise: bool = True
 
@@ -53,6 +58,8 @@ class Module:
             raise ConfigError(f"transform.outputs must be different names, at least one; got {list(self.outputs)}")
         if self.dtype is not None:
             dtype_of(self.dtype, "transform.dtype")
+        if self.autocast not in (None, "bfloat16", "float16"):
+            raise ConfigError(f"transform.autocast must be bfloat16, float16 or null; got {self.autocast!r}")
 
     def setup(self, device: str) -> None:
         """Read the weights and move to the device."""
@@ -101,7 +108,7 @@ class Module:
     def _call(self, inputs: Sequence[str], arguments: Sequence[Tensor], outputs: Sequence[str]) -> Sequence[Tensor]:
         kind = type(self.module).__name__
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._precision(arguments[0].device.type):
                 made = self.module(*arguments)
         except torch.OutOfMemoryError:
             raise
@@ -116,7 +123,16 @@ class Module:
             raise TransformError(f"{kind} returned {type(made).__name__}; expected a tensor, or a tuple of tensors")
         if len(many) != len(outputs):
             raise TransformError(f"{kind} returned {len(many)} tensors; transform.outputs names {', '.join(outputs)}")
-        return many
+        return [self._widened(t, arguments) for t in many]
+
+    def _precision(self, device: str) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(device, dtype_of(self.autocast, "transform.autocast"))
+
+    def _widened(self, made: Tensor, arguments: Sequence[Tensor]) -> Tensor:
+        narrow = None if self.autocast is None else dtype_of(self.autocast, "transform.autocast")
+        return made.float() if made.dtype == narrow and all(a.dtype != narrow for a in arguments) else made
 
 
 def _nulls(outputs: Sequence[str], holed: Sequence[str], validity: Validity) -> Validity:

@@ -189,3 +189,14 @@ def test_arguments_are_checked(arguments: dict[str, object], message: str) -> No
     """Before anything is read."""
     with pytest.raises(ConfigError, match=message):
         Module(**{"module": nn.ReLU(), **arguments})  # type: ignore[arg-type]
+
+
+def test_autocast_computes_in_fewer_digits_and_returns_the_usual_dtype() -> None:
+    """The result differs from that of float32 by the digits of bfloat16, and its type does not, for no rows either."""
+    plain, narrow = (Module(linear().eval(), ["image"], ["y"], dtype="float32", autocast=a) for a in (None, "bfloat16"))
+    with torch.inference_mode():
+        expected, found = (m(images()).tensors["y"] for m in (plain, narrow))
+        assert narrow(images(0)).tensors["y"].dtype == torch.float32
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=1.0)
