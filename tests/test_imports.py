@@ -122,7 +122,7 @@ FENCES = {
     "matplotlib": ["chart"],
     "jinja2": ["page"],
     "fcntl": ["slots"],
-    "subprocess": ["slots"],
+    "subprocess": ["slots", "airflow"],
     "filelock": ["files"],
     "safetensors": ["fit", "transform.module", "testing.*"],
     "ray": ["engine.ray"],
