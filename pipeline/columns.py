@@ -557,7 +557,7 @@ def arrow_field(field: Field, tensor: TensorType = "fixed_shape_tensor", complex
 
 
 def _arrow_value(field: ArrayField) -> pa.DataType:
-    dtype = field.dtype.newbyteorder("=")
+    dtype = field.dtype if field.dtype.kind == "T" else field.dtype.newbyteorder("=")
     if logical := declared(field):
         dtype = np.dtype(LOGICAL[logical])
     if dtype.name in COMPLEX:

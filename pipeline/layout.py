@@ -287,9 +287,25 @@ def layout(
 
 def _route(f: Field, policy: Policy) -> Route:
     stored = columns.storage(f, policy)
-    if stored.ragged and policy.nulls == "fill":
-        raise ConfigError(f"conversion.nulls=fill has no value for the lists of column {f.name!r}; set mask for it")
+    if policy.nulls == "fill" and (what := _unfillable(f, stored)):
+        raise ConfigError(f"conversion.nulls=fill has no value for {what} of column {f.name!r}; set mask for it")
+    if policy.logical_dtype and policy.dtype:
+        raise ConfigError(
+            f"column {f.name!r}: conversion.logical_dtype={policy.logical_dtype} says what its bits are; leave "
+            "conversion.dtype out for it, and convert in the transform"
+        )
     return Route(f.name, (f,), stored, stored.dtype if stored.logical else policy.tensor_dtype(stored.dtype, f.name))
+
+
+def _unfillable(f: Field, stored: Storage) -> str:
+    """Values that stand for something else than a number, so that no number can be put among them; "" for others."""
+    if stored.ragged:
+        return "the lists"
+    if stored.logical:
+        return f"the {stored.logical} bits"
+    if _is_dictionary(f):
+        return "the words"
+    return "" if isinstance(f, ArrayField) or not pa.types.is_decimal(f.type) else "the unscaled decimals"
 
 
 def _wanted(f: Field, conversion: Conversion) -> bool:

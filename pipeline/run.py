@@ -276,6 +276,8 @@ def prepare(
     copies = device.shares and (conversion.memory == "copy" or (conversion.memory == "auto" and in_place))
     if in_place and device.shares and conversion.memory == "share":
         raise ConfigError("the transform writes in place, which conversion.memory=share forbids; use auto or copy")
+    if device.shares and conversion.memory == "share":
+        _check_shared(chosen)
     chosen = replace(chosen, copy=copies)
     unstack = sink.columnar if conversion.unstack is None else conversion.unstack
     leaving, exits = chosen.exits(kinds, out.like, unstack=unstack)
@@ -332,6 +334,15 @@ def _aside(where: Home, sink: Sink, rules: Rules, given: Schema, stored: Schema)
 def _cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_shared(chosen: Layout) -> None:
+    """Refuse to promise shared memory for columns whose type needs a copy."""
+    for route in chosen.routes:
+        if route.copy:
+            raise ConfigError(
+                f"column {route.name!r} needs a copy ({route.copy}), which conversion.memory=share forbids; use auto"
+            )
 
 
 def _settle(transform: Transform, device: Device) -> None:

@@ -7,6 +7,7 @@ negative bit, ignores write protection, and aborts the process on negative strid
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,24 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any] | None:
 
 
 def shareable(array: Array) -> bool:
-    """Whether a tensor can use the memory of this array, so that `to_tensor` need not copy it."""
+    """Whether a tensor can use the memory of this array, so that `to_tensor` need not copy it.
+
+    Not a map of a file that is read-only: who writes to such a tensor kills the process.
+    """
     return (
         array.dtype.isnative
         and array.flags.aligned
+        and (array.flags.writeable or not _mapped(array))
         and all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
     )
+
+
+def _mapped(array: Array) -> bool:
+    """Whether the memory is a map of a file, which the array or one that it is a view of keeps open."""
+    base: object = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.obj if isinstance(base, memoryview) else base.base
+    return isinstance(base, mmap.mmap)
 
 
 # A tensor made under inference mode could not be written to outside of it, nor used by autograd inside: the same
@@ -49,8 +62,8 @@ def shareable(array: Array) -> bool:
 def to_tensor(array: Array, name: str, *, share: bool) -> Tensor:
     """The column as a CPU tensor with the same bits, shape and dtype.
 
-    With `share` it uses the memory of the array where torch can, read-only memory too: who writes to the tensor then
-    writes to the array, and on a read-only memory map that kills the process. Otherwise it is one copy in C order.
+    With `share` it uses the memory of the array where torch can (see `shareable`), read-only memory too: who writes to
+    the tensor then writes to the array. Otherwise it is one copy in C order.
 
     Raises:
         DTypeError: no tensor holds this dtype, or the array is masked.

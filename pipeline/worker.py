@@ -139,9 +139,23 @@ class Worker:
             with _naming(read):
                 batch = self.inspector.enter(read)
                 arrays = self.layout.enter(batch.columns)
+                self._check_shared(arrays)
             rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
             nulls = {name: count for name in self.layout.used if (count := columns.nulls(batch.columns[name]))}
             yield replace(batch, columns=rest, nulls=nulls), self.device.upload(arrays)
+
+    def _check_shared(self, arrays: Arrays) -> None:
+        """Memory that is promised to be shared must be such that torch can."""
+        from pipeline.tensors import shareable
+
+        if self.layout.conversion.memory != "share" or not self.device.shares:
+            return
+        for name, array in arrays.items():
+            if not shareable(array):
+                raise DTypeError(
+                    f"column {name!r} needs a copy (strides, alignment, or a read-only map of a file), which "
+                    "conversion.memory=share forbids; use auto"
+                )
 
     def _compute(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
         task: Task | None = None

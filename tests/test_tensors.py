@@ -176,14 +176,17 @@ print(len(results))
     assert (done.stdout, done.stderr) == ("5\n", "")
 
 
-def test_a_read_only_memory_map_is_shared(tmp_path: Path) -> None:
-    """Pages of the file are the memory of the tensor, and stay mapped while the tensor lives."""
+@pytest.mark.parametrize(("mode", "shared"), [("r", False), ("c", True)])
+def test_a_memory_map_is_shared_if_it_may_be_written_to(mode: Any, shared: bool, tmp_path: Path) -> None:
+    """Writing to a read-only one would kill the process. The pages stay mapped while the tensor lives."""
     np.save(tmp_path / "x.npy", np.arange(100))
-    array = np.load(tmp_path / "x.npy", mmap_mode="r")
+    array = np.asarray(np.load(tmp_path / "x.npy", mmap_mode=mode))[10:]
     tensor = to_tensor(array, "x", share=True)
-    assert tensor.data_ptr() == address(array)
+    assert (tensor.data_ptr() == address(array)) is shared
     del array
-    assert tensor.sum() == 4950
+    tensor += 1
+    assert tensor.sum() == 4950 - 45 + 90
+    assert np.load(tmp_path / "x.npy").sum() == 4950
 
 
 def test_a_shared_tensor_keeps_the_memory_alive() -> None:

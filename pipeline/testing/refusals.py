@@ -182,6 +182,31 @@ REFUSALS: tuple[Refusal, ...] = (
         transform=_in_place,
     ),
     Refusal(
+        *("sharing memory of a type that needs a copy", {"x": pa.array([True])}, ConfigError),
+        words=["column 'x' needs a copy (bits unpacked)", "memory=share forbids", "use auto"],
+        keys={"memory": "share"},
+    ),
+    Refusal(
+        *("sharing memory that lies as no tensor can", {"x": np.arange(4)[::-1]}, DTypeError),
+        words=["column 'x' needs a copy (strides, alignment", "memory=share forbids", "use auto"],
+        keys={"memory": "share"},
+    ),
+    Refusal(
+        *("a value to fill into words, lists, decimals, bfloat16", {"x": pa.array([None], pa.decimal64(5, 2))}),
+        *(ConfigError, ["nulls=fill has no value for the unscaled decimals of column 'x'", "mask"]),
+        keys={"nulls": "fill"},
+        select=["x"],
+    ),
+    Refusal(
+        *("a dtype beside a logical one", {"x": np.array([1], np.uint16)}, ConfigError),
+        words=["'x': conversion.logical_dtype=bfloat16", "leave conversion.dtype out"],
+        keys={"logical_dtype": "bfloat16", "dtype": "float32"},
+    ),
+    Refusal(
+        *("strings of variable width on their way to Parquet", {"x": np.array(["a"], np.dtypes.StringDType())}),
+        *(DTypeError, ["column 'x' is StringDType", "which Arrow and Parquet cannot hold"]),
+    ),
+    Refusal(
         *("writing in place on some batches only", {"x": pa.array([1.5])}, TransformError),
         words=["wrote into column 'x'", "memory=copy"],
         transform=_write_later,
