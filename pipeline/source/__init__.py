@@ -91,11 +91,20 @@ def reading(path: str, version: str, piece: str = "") -> Iterator[None]:
     except Exception as e:
         _check_version(path, version)
         where = f"file={path!r}{', ' if piece else ''}{piece}"
-        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):  # EINVAL: a damaged offset
-            lost = isinstance(e, FileNotFoundError | PermissionError)
-            raise (InputError if lost else StorageError)(f"cannot read {where}: {e.strerror or reason(e)}") from e
+        if failed := _system_error(e):
+            lost = isinstance(failed, FileNotFoundError | PermissionError)
+            raise (InputError if lost else StorageError)(f"cannot read {where}: {failed.strerror or reason(e)}") from e
         raise DataError(f"cannot read {where}: {reason(e)}") from e
     _check_version(path, version)
+
+
+def _system_error(e: BaseException | None) -> OSError | None:
+    """What the operating system said, if it did: zipfile takes a file that it cannot read for one that is no zip."""
+    while e is not None:
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):  # EINVAL: a damaged offset
+            return e
+        e = e.__cause__ or e.__context__
+    return None
 
 
 def _check_version(path: str, version: str) -> None:
