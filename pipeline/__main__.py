@@ -37,6 +37,7 @@ from pipeline import __version__, config, objective, result, sweep
 from pipeline.config import force
 from pipeline.day import today
 from pipeline.errors import ConfigError, PipelineError, RetryError
+from pipeline.log import say
 from pipeline.metrics import measured
 from pipeline.secret import Mask, Masked
 
@@ -157,8 +158,6 @@ class _Door:
         if watch is None:
             return
         self._gather(watch)
-        from pipeline.run import say
-
         try:
             say(watch.tell(drawn=not self.signal))
         except Exception as e:  # noqa: BLE001  (the outputs are what counts)
@@ -538,8 +537,7 @@ def describe(e: BaseException) -> tuple[int, str]:
 def complain(message: str, code: int) -> None:
     """Say on stderr what went wrong."""
     title = "Config error" if code == ConfigError.code else "error"
-    with suppress(OSError, ValueError, AttributeError):  # if nobody listens, the exit code still says it
-        print(f"{title}: {message}", file=sys.stderr, flush=True)
+    say(f"{title}: {message}", logging.ERROR)  # if nobody listens, the exit code still says it
 
 
 def _failure(message: str, code: int, facts: Mapping[str, object] | None = None) -> dict[str, Any]:

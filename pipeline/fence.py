@@ -21,7 +21,14 @@ from pipeline.target import locate
 VARIABLE = "PIPELINE_ALLOW_TARGETS"
 
 _OURS = ("pipeline.source", "pipeline.transform", "pipeline.sink", "pipeline.engine")
-_HYDRA = ("hydra._internal.core_plugins", "hydra_plugins", "logging", "pipeline.rehearsal", "pipeline.sweep")
+_HYDRA = (
+    "hydra._internal.core_plugins",
+    "hydra_plugins",
+    "logging",
+    "pipeline.log",
+    "pipeline.rehearsal",
+    "pipeline.sweep",
+)
 """What the section `hydra` names by itself: sweepers, launchers, handlers of logs, our callbacks."""
 
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -38,6 +37,7 @@ from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, Pi
 from pipeline.files import Home, home, lock, release_files, scratch, write_json
 from pipeline.inspection import Inspector
 from pipeline.layout import Kind, Layout, Selection, layout
+from pipeline.log import say
 from pipeline.manifest import Manifest, differences, digest, few
 from pipeline.memory import Memory
 from pipeline.plan import Plan, counted, tasks
@@ -577,9 +577,3 @@ def _nothing_to_do(stage: Stage, parts: Sequence[Part], outcomes: Sequence[Outco
         "output": os.fspath(stage.sink.path),
         "report": os.fspath(stage.where.state / "report.json"),
     }
-
-
-def say(text: str) -> None:
-    """Tell a person on stderr; a closed stderr loses nothing."""
-    with suppress(OSError, ValueError, AttributeError):
-        print(text, file=sys.stderr, flush=True)

@@ -46,6 +46,7 @@ TABLE = {
     "condition": [*WAIST, "columns", "checks", "filter"],
     "seen": [*WAIST, "columns"],
     "rules": [*WAIST, "columns", "checks", "condition", "seen"],
+    "log": WAIST,
     "report": [*WAIST, "files", "memory", "plan", "rules"],
     "aside": [*WAIST, "columns", "files", "sink.parquet"],
     "finding": [*WAIST, "columns", "aside", "rules", "seen"],
@@ -64,8 +65,8 @@ TABLE = {
     "engine.*": WAIST,
     "worker": [*WAIST, "columns", "tensors", "batching", "inspection", "layout", "policy", "stream", "watchdog"],
     "run": [
-        *WAIST, "aside", "checks", "columns", "files", "fit", "inspection", "layout", "manifest", "memory", "plan",
-        "policy", "progress", "report", "rules", "stream", "watchdog", "worker",
+        *WAIST, "aside", "checks", "columns", "files", "fit", "inspection", "layout", "log", "manifest", "memory",
+        "plan", "policy", "progress", "report", "rules", "stream", "watchdog", "worker",
     ],
     "verify": [
         *WAIST, "columns", "batching", "checks", "difference", "layout", "plan", "policy", "run", "sample", "source.*",
