@@ -234,6 +234,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     if cfg.action is config.Action.audit:
         return _audit(config.output(cfg))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: idle lanes must not spin
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")  # read when pyarrow loads: fresh pages are dear, so keep them
     with _loading():
         parts, plain = config.build(cfg)
 
