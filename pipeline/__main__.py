@@ -265,6 +265,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
         lock_timeout=plain["run"]["lock_timeout"],
         batch_timeout=plain["run"]["batch_timeout"],
         last_words=_last_words,
+        html=plain["run"]["html"],
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
         hide=door.mask.text,

@@ -1,4 +1,4 @@
-"""Charts of runs as SVG text: parallel coordinates, and a metric over an override.
+"""Charts of runs as SVG text: parallel coordinates, a metric over an override, a run over time.
 
 Colours of lines and words are names of CSS, so that a page decides them, in the dark too. Needs the extra `report`.
 """
@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.timeline import Course, Shares
+
 SERIES = ("#2f7fc1", "#d1772b", "#1f9d74", "#b8609a", "#8f8a2a", "#7a6fd0")
 """Colours that are told apart on white and on black."""
+
+LANES = {"at work": SERIES[0], "waiting for input": "#c9b458", "waiting for room": "#c4576a"}
+"""What a lane does, with its colour."""
 
 _MARKS = ("o", "s", "^", "D", "v", "P")
 _LOW, _HIGH = (0x2F, 0x7F, 0xC1), (0xE0, 0x6A, 0x2B)
@@ -106,6 +111,61 @@ def _pole(plot: Any, x: int, axis: Axis) -> None:
         plot.text(x + 0.04, heights[value] - 0.015, label, fontsize=8)
 
 
+def lanes(course: Course) -> str:
+    """What each lane did over time: its threads at work, waiting for input, waiting for room."""
+    with _figure(9.0, 0.55 + 0.5 * len(course.lanes)) as figure:
+        plots = figure.subplots(len(course.lanes), 1, sharex=True, squeeze=False)[:, 0]
+        for plot, lane in zip(plots, course.lanes, strict=True):
+            _lane(plot, lane, course.width)
+        plots[-1].set_xlabel("seconds since the start")
+        figure.subplots_adjust(left=0.12, right=0.99, top=0.97, bottom=0.42 / figure.get_figheight(), hspace=0.35)
+        return _svg(figure, "lanes")
+
+
+def _lane(plot: Any, lane: Shares, width: float) -> None:
+    floor = [0.0] * len(lane.busy)
+    times = _edges(len(floor), width)
+    for colour, shares in zip(LANES.values(), (lane.busy, lane.starved, lane.blocked), strict=True):
+        top = [min(1.0, a + b) for a, b in zip(floor, shares, strict=True)]
+        plot.stairs(top, times, baseline=floor, fill=True, color=colour)
+        floor = top
+    threads = f" ({lane.threads})" if lane.threads > 1 else ""
+    plot.set(xlim=(0, times[-1]), ylim=(0, 1), yticks=[])
+    plot.set_ylabel(f"{lane.lane}{threads}", rotation=0, ha="right", va="center", fontsize=9)
+    plot.tick_params(axis="x", length=2)
+    plot.spines[["top", "right", "left"]].set_visible(False)
+
+
+def over_time(name: str, values: Sequence[float], width: float, unit: Callable[[float], str]) -> str:
+    """A number over the time of a run, from zero up."""
+    with _figure(4.6, 1.9) as figure:
+        plot = figure.add_axes((0.15, 0.22, 0.82, 0.66))
+        times = _edges(len(values), width)
+        plot.stairs(values, times, fill=True, color=SERIES[0])
+        plot.set(xlim=(0, times[-1]), ylim=(0, 1.08 * max(values, default=0) or 1), xlabel="seconds since the start")
+        plot.set(axisbelow=True)
+        plot.set_title(name, loc="left", fontsize=10)
+        plot.yaxis.set_major_formatter(lambda value, _: unit(value))
+        plot.locator_params(axis="y", nbins=4)
+        plot.grid(axis="y", color=_FAINT, linewidth=0.6)
+        plot.spines[["top", "right"]].set_visible(False)
+        return _svg(figure, re.sub(r"\W", "-", name))
+
+
+def _edges(bins: int, width: float) -> list[float]:
+    return [i * width for i in range(bins + 1)]
+
+
+def bars(counts: Sequence[int]) -> str:
+    """A histogram the size of a word."""
+    most, high = max(counts, default=0) or 1, 8.0
+    steps = "".join(f"V{high * (1 - n / most):.2f}h1" for n in counts)
+    return (
+        f'<svg class="bars" viewBox="0 0 {len(counts)} {high:g}" preserveAspectRatio="none" aria-hidden="true">'
+        f'<path d="M0 {high:g}{steps}V{high:g}Z" fill="currentColor"/></svg>'
+    )
+
+
 def _heights(axis: Axis) -> list[float | None]:
     """Where each run stands on an axis, between 0 and 1."""
     from math import log
@@ -135,12 +195,12 @@ def _ruled(plot: Any, across: Axis, up: Axis) -> None:
     plot.set(xlabel=across.name, axisbelow=True)
     plot.set_title(up.name, loc="left", fontsize=10)
     plot.margins(x=0.1)
-    plot.yaxis.set_major_formatter(_short)
+    plot.yaxis.set_major_formatter(short)
     plot.grid(axis="y", color=_FAINT, linewidth=0.6)
     plot.spines[["top", "right"]].set_visible(False)
 
 
-def _short(value: float, _: int) -> str:
+def short(value: float, _: int = 0) -> str:
     """A number on an axis: 12k, 3.4M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

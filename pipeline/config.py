@@ -98,6 +98,7 @@ class Run:
     lock: Lock = Lock.fail
     lock_timeout: Optional[float] = None  # noqa: UP045
     batch_timeout: Optional[float] = None  # noqa: UP045
+    html: bool = False
 
 
 @dataclass

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pipeline import chart, result
 from pipeline.chart import Axis
+from pipeline.core import Part
+from pipeline.glimpse import Look
 from pipeline.measure import MEASURES
+from pipeline.plan import Plan, human
+from pipeline.recorder import Values
 from pipeline.result import Result
+from pipeline.timeline import Course
 
 _DRAWN = ("objective", "rows_per_second", "seconds", "peak_memory_bytes", "bytes")
 _MOST = 4  # metrics, and overrides, that are drawn against each other
 _MOST_GROUPS = 6
+_MOST_LISTED = 100  # parts, and input files
+_JOINED = 4  # bins of a timeline, where batches come in bursts
 
 
 def sweep(results: Sequence[Result]) -> str:
@@ -38,6 +46,109 @@ def sweep(results: Sequence[Result]) -> str:
         pair=[one.name for one in results[:2]],
         versions=next((one.facts["versions"] for one in results if one.facts.get("versions")), {}),
     )
+
+
+def missing() -> str:
+    """The library that pages need and that is not there; empty if all are."""
+    return next((name for name in ("jinja2", "matplotlib") if find_spec(name) is None), "")
+
+
+def run(
+    facts: Mapping[str, Any],
+    plan: Plan,
+    parts: Sequence[Part],
+    course: Course,
+    values: Values,
+    hide: Callable[[str], str] = str,
+) -> str:
+    """The page of one run.
+
+    Args:
+        facts: the report, with secrets masked.
+        plan: what was planned.
+        parts: of the whole output.
+        course: this run over time.
+        values: some values of it.
+        hide: takes secrets out of texts.
+    """
+    files = {split.path or split.id: split.version for split in plan.splits}
+    inputs = [(hide(path), version) for path, version in files.items()]
+    made = [(hide(f.path), f.rows, human(f.bytes), f.sha256[:12]) for part in parts for f in part.files]
+    idle = [max(0.0, 1 - sum(means)) for means in _means(course)]
+    return _render(
+        "report.html",
+        title=f"{hide(plan.names['transform'])} on {facts['device']}",
+        facts=facts,
+        head=_head(facts),
+        lanes=chart.lanes(course) if course.lanes else "",
+        colours=chart.LANES,
+        shares=list(zip(course.lanes, _means(course), idle, strict=True)),
+        charts=[
+            chart.over_time("rows per second", _joined(course.rows), _JOINED * course.width, chart.short),
+            chart.over_time("resident memory", _held(course.resident), course.width, human),
+        ],
+        nulls=_nulls(facts),
+        columns=[(name, *(_told(look) for look in looks)) for name, *looks in values.pairs],
+        values=values,
+        parts=made[:_MOST_LISTED],
+        n_parts=len(made),
+        inputs=inputs[:_MOST_LISTED],
+        n_inputs=len(inputs),
+        plan=hide(plan.text()),
+        config=list(result.flat(facts["config"])),
+        command=" ".join(facts["command"]),
+    )
+
+
+def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The numbers that come first."""
+    rate = facts["rows_per_second"]
+    device = facts["memory"].get("device_peak_bytes")
+    return [
+        ("rows in", f"{facts['rows_in']:,}"),
+        ("rows out", f"{facts['rows']:,}"),
+        ("quarantined", f"{facts['quarantined']:,}"),
+        ("seconds", f"{facts['seconds']:,.2f}"),
+        ("rows/s", "-" if rate is None else f"{rate:,}"),
+        ("peak memory", human(facts["peak_memory_bytes"])),
+        *([("peak on the device", human(max(device)))] if device else []),
+        ("parts", f"{facts['parts']:,}"),
+        *([("made in this run", f"{facts['parts_made']:,}")] if facts["parts_made"] < facts["parts"] else []),
+        ("output", human(facts["bytes"])),
+    ]
+
+
+def _means(course: Course) -> list[tuple[float, ...]]:
+    """Shares of each lane over the whole run: at work, waiting for input, for room."""
+    bins = max(1, len(course.rows))
+    return [tuple(sum(each) / bins for each in (lane.busy, lane.starved, lane.blocked)) for lane in course.lanes]
+
+
+def _joined(rates: Sequence[float]) -> list[float]:
+    """Means of a few bins each."""
+    return [sum(rates[i : i + _JOINED]) / _JOINED for i in range(0, len(rates), _JOINED)]
+
+
+def _held(resident: Sequence[float]) -> list[float]:
+    """Memory in each bin; where nobody looked, what was seen before."""
+    seen: list[float] = []
+    for value in resident:
+        seen.append(value or (seen[-1] if seen else 0.0))
+    return seen
+
+
+def _nulls(facts: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    before, after = facts["nulls_in"], facts["nulls_out"]
+    return [(name, before.get(name, 0), after.get(name, 0)) for name in {**before, **after}]
+
+
+def _told(look: Look | None) -> dict[str, str] | None:
+    """Numbers for people and a histogram; None for a column that is not there."""
+    if look is None:
+        return None
+    numbers = {"least": look.low, "mean": look.mean, "deviation": look.std, "largest": look.high}
+    plain = {name: "-" if value is None else f"{value:.4g}" for name, value in numbers.items()}
+    return {**plain, "odd": f"{look.odd:,}", "bars": chart.bars(look.counts) if look.counts else ""}
 
 
 def _charts(rows: Sequence[dict[str, str]], results: Sequence[Result], keys: Sequence[str]) -> dict[str, Any]:

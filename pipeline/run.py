@@ -34,7 +34,7 @@ from pipeline.core import (
     whole,
 )
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
-from pipeline.files import Home, home, lock, release_files, scratch, write_json
+from pipeline.files import Home, home, lock, release_files, scratch, write_bytes, write_json
 from pipeline.inspection import Inspector
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.log import say
@@ -43,6 +43,7 @@ from pipeline.memory import Memory
 from pipeline.plan import Plan, counted, tasks
 from pipeline.policy import Conversion
 from pipeline.progress import progress
+from pipeline.recorder import Recorder
 from pipeline.report import Report, quarantined, versions
 from pipeline.rules import PHASES, Outcome, Rules, bind, judge, warnings
 from pipeline.stream import Flow
@@ -75,6 +76,7 @@ class Options:
         seed: of random numbers in the transform; combined with the key of each part.
         threads: intra-op threads of torch.
         lock: when another run writes this output: ``fail``, or ``wait`` for at most `lock_timeout` seconds.
+        html: whether report.html is written too.
         batch_timeout: seconds that the transform may take for one batch; after them the process ends with 75, told
             to `last_words` before. None for no limit.
         every, progress: see `pipeline.progress.progress`.
@@ -99,6 +101,7 @@ class Options:
     lock: str = "fail"
     lock_timeout: float | None = None
     batch_timeout: float | None = None
+    html: bool = False
     last_words: Callable[[str], None] = lambda _: None
     every: float = 5.0
     progress: str = "auto"
@@ -144,11 +147,17 @@ class Stage:
     rules: Rules
     aside: Aside
 
-    def worker(self, transform: Transform, advance: Any = lambda _: None, aside: Aside | None = None) -> Worker:
+    def worker(
+        self,
+        transform: Transform,
+        advance: Callable[[int], None] = lambda _: None,
+        aside: Aside | None = None,
+        recorder: Recorder | None = None,
+    ) -> Worker:
         """A worker for this transform; `advance` is told the rows of each batch, `aside` takes refused rows."""
         options = self.options
         flow = Flow(options.stream_depth, options.stream_bytes // _LANES)
-        return Worker(
+        worker = Worker(
             self.source,
             transform,
             self.sink,
@@ -164,6 +173,17 @@ class Stage:
             options.readers or max(1, min(_MOST_LANES, _cores() // 2)),
             options.writers or min(_MOST_LANES, _cores()),
         )
+        if recorder is not None:
+            flow.timeline, worker.advance = recorder.timeline, recorder.through(advance)
+            worker.look_in, worker.look_out = recorder.before.add, recorder.after.add
+        return worker
+
+    def recorder(self, start: float) -> Recorder | None:
+        """Listens to the lanes if report.html is asked for."""
+        if not self.options.html:
+            return None
+        bits_in = frozenset(route.name for route in self.plan.layout.routes if route.storage.logical)
+        return Recorder(start, bits_in, frozenset(name for name, kind in self.ways.kinds.items() if kind.logical))
 
     def tasks(self, learned: str) -> tuple[Task, ...]:
         """The work, in the order of the output; `learned` is the digest of the fitted state."""
@@ -190,6 +210,8 @@ def run(
         state (``done`` or ``nothing to do``), rows_in, rows, parts, parts_made, bytes, seconds, output, report, ...
     """
     start = time.perf_counter()
+    if options.html:
+        _check_drawn()
     stage = prepare(source, transform, sink, engine, device, options)
     _check_places(stage)
     durable = getattr(sink, "durability", "full") == "full"
@@ -217,9 +239,9 @@ def run(
             log.warning("%s is no longer in the input; its part stays (run.restart=true drops it)", part.splits[0])
         manifest.withdraw()
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
-        memory = Memory(device)
+        memory, recorder = Memory(device), stage.recorder(start)
         with progress("rows", rows, options.progress, options.every) as advance:
-            worker = stage.worker(transform, advance, stage.aside)
+            worker = stage.worker(transform, advance, stage.aside, recorder)
             with _closing(engine.map(worker, pending)) as parts:
                 for part in parts:
                     manifest.commit(part)
@@ -241,7 +263,7 @@ def run(
             _judged(stage, made),
         )
         manifest.finish(work, {"identity": dict(stage.identity), "schema": _schema_facts(stage)})
-        return _report(stage, report)
+        return _report(stage, report, recorder)
 
 
 @contextmanager
@@ -527,29 +549,54 @@ def _schema_facts(stage: Stage) -> list[dict[str, Any]]:
     return facts
 
 
-def _report(stage: Stage, report: Report) -> dict[str, Any]:
+def _report(stage: Stage, report: Report, recorder: Recorder | None = None) -> dict[str, Any]:
     path = stage.where.state / "report.json"
-    facts = {"state": "done", **report.facts()}
     options = stage.options
+    facts = {
+        "state": "done",
+        **report.facts(),
+        "output": options.hide(report.output),
+        "columns": [f"{name}: {type_}: {way}" for name, type_, way in stage.plan.ways()],
+        "versions": versions(),
+        "command": list(options.command),
+        "config": options.config,
+    }
     with suppress(PipelineError):  # a report that cannot be written loses nothing of the output
-        write_json(
-            path,
-            {
-                **facts,
-                "output": options.hide(report.output),
-                "columns": [f"{name}: {type_}: {way}" for name, type_, way in stage.plan.ways()],
-                "versions": versions(),
-                "command": list(options.command),
-                "config": options.config,
-            },
-        )
+        write_json(path, facts)
     say(f"done: {stage.plan.names['transform']} on {stage.device.name}\n{report.text(os.fspath(path))}")
+    if recorder is not None:
+        _draw(stage, report, facts, recorder)
     keys = ("state", "rows_in", "rows", "quarantined", "warnings", "parts", "parts_made", "bytes", "seconds")
     return {
         **{key: facts[key] for key in (*keys, "rows_per_second", "bottleneck")},
         "output": report.output,
         "report": os.fspath(path),
     }
+
+
+def _check_drawn() -> None:
+    """Refuse what could be made but not shown."""
+    from pipeline import page
+
+    if missing := page.missing():
+        raise ConfigError(
+            f"run.html=true draws with {missing}, which is not installed: pip install 'tensor-etl-stage[report]'"
+        )
+
+
+def _draw(stage: Stage, report: Report, facts: Mapping[str, Any], recorder: Recorder) -> None:
+    """Write report.html beside report.json. One that cannot be written loses nothing of the output."""
+    from pipeline import page
+
+    path = stage.where.state / "report.html"
+    try:
+        course, values = recorder.course(report.seconds), recorder.values()
+        drawn = page.run(facts, stage.plan, report.parts, course, values, stage.options.hide)
+        write_bytes(path, drawn.encode())
+    except Exception as e:  # noqa: BLE001  (whatever goes wrong while drawing)
+        log.warning("%s is not written: %s: %s", path, type(e).__name__, e)
+    else:
+        say(f"  page     {path}")
 
 
 def _judged(stage: Stage, parts: Sequence[Part]) -> list[Outcome]:

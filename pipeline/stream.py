@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from pipeline.timeline import Timeline, Track
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -28,6 +30,7 @@ class Lane:
         total: inside the lane, the waiting for the lane before it included.
         starved: waiting for the lane before it.
         blocked: waiting for room in the lane after it.
+        track: where the same is kept over time, if it is.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Lane:
     total: float = 0.0
     starved: float = 0.0
     blocked: float = 0.0
+    track: Track | None = field(default=None, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     @property
@@ -48,16 +52,22 @@ class Lane:
         with self._lock:
             self.total += seconds
             self.items += items
+            if self.track is not None:
+                self.track.add(self.track.inside, seconds)
 
     def starve(self, seconds: float, _: int = 0) -> None:
         """Count waiting for the lane before."""
         with self._lock:
             self.starved += seconds
+            if self.track is not None:
+                self.track.add(self.track.starved, seconds)
 
     def block(self, seconds: float) -> None:
         """Count waiting for the lane after."""
         with self._lock:
             self.blocked += seconds
+            if self.track is not None:
+                self.track.add(self.track.blocked, seconds)
 
 
 @dataclass
@@ -67,11 +77,13 @@ class Flow:
     Attributes:
         depth: items that may wait between two lanes; 0 runs everything in the caller's thread.
         bytes: bytes that may wait between two lanes (one item always may).
+        timeline: takes down what lanes do when, if that is to be shown.
     """
 
     depth: int
     bytes: int
     lanes: list[Lane] = field(default_factory=list)
+    timeline: Timeline | None = None
 
     def through(
         self,
@@ -107,7 +119,8 @@ class Flow:
         return fan(before, steps, width, key, self.depth, size=size, taken=taken, budget=budget, blocked=lane.block)
 
     def _lane(self, name: str, width: int) -> Lane:
-        self.lanes.append(lane := Lane(name, width))
+        track = None if self.timeline is None else self.timeline.track(name, width)
+        self.lanes.append(lane := Lane(name, width, track=track))
         return lane
 
 

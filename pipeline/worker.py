@@ -79,7 +79,8 @@ class Worker:
     """Turns tasks into parts.
 
     `readers` splits are decoded at once and `writers` parts encoded. `flow` collects what each lane did; `advance` is
-    told the rows of each batch that has come back from the device.
+    told the rows of each batch that has come back from the device; `look_in` and `look_out` are shown the arrays of
+    each batch before and after the transform.
     """
 
     source: Source
@@ -96,6 +97,8 @@ class Worker:
     inspector: Inspector = field(default_factory=Inspector)
     readers: int = 1
     writers: int = 1
+    look_in: Callable[[Arrays], None] = field(default=lambda _: None)
+    look_out: Callable[[Arrays], None] = field(default=lambda _: None)
     ceiling: int = 0
     """Rows that the device was found to have memory for; 0 if it was never full."""
 
@@ -140,6 +143,7 @@ class Worker:
                 batch = self.inspector.enter(read)
                 arrays = self.layout.enter(batch.columns)
                 self._check_shared(arrays)
+            self.look_in(arrays)
             rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
             nulls = {name: count for name in self.layout.used if (count := columns.nulls(batch.columns[name]))}
             yield replace(batch, columns=rest, nulls=nulls), self.device.upload(arrays)
@@ -223,6 +227,7 @@ class Worker:
         for batch, staged in pairs:
             with _naming(batch), self.watch.over(batch.where, code=False):  # a device says here that it hangs
                 arrays = self.device.download(staged)
+            self.look_out(arrays)
             self.advance(batch.rows_read)
             yield batch, arrays
             del staged, arrays

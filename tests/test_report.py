@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.checks import parse
+from pipeline.errors import ConfigError
 from tests.fakes import Rows, run_rows, same, table
 
 
@@ -29,3 +32,92 @@ def test_nothing_made_is_nothing_slow(tmp_path: Path) -> None:
     """A run that found all parts has no slowest lane."""
     run_rows(Rows(table(), 30), same, tmp_path / "a", nulls="mask")
     assert "verdict" not in run_rows(Rows(table(), 30), same, tmp_path / "a", nulls="mask")
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+CHECKS = parse({"input": [{"column": "x", "max": 90, "action": "quarantine"}], "output": []})
+
+
+def page_of(out: Path) -> str:
+    return (out / "_pipeline" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_has_all_that_is_known(tmp_path: Path) -> None:
+    """In one file that asks for nothing from elsewhere; in the dark, on paper and on a phone too."""
+    config, command = {"source": {"path": "<in> & out"}}, ["python", "-m", "pipeline", "source.path='<in> & out'"]
+    run_rows(Rows(table(), 30), same, tmp_path / "a", nulls="mask", html=True, config=config, command=command)
+    html = page_of(tmp_path / "a")
+    report = json.loads((tmp_path / "a" / "_pipeline" / "report.json").read_text())
+    assert html.index(report["verdict"]) < html.index("<h2>Lanes over time</h2>")
+    for word in ("download", "rows per second", "resident memory", "Values before and after", "Nulls", "part-00000-"):
+        assert word in html
+    assert "&lt;in&gt; &amp; out" in html
+    assert html.count('class="bars"') >= 2
+    assert f"torch {report['versions']['torch']}" in html
+    assert not [word for word in ("<script", "src=", "@import", 'href="http', "<link", "<in>") if word in html]
+    for word in ("prefers-color-scheme: dark", "@media print", "width=device-width"):
+        assert word in html
+
+
+def test_the_page_changes_no_byte_of_the_output(tmp_path: Path) -> None:
+    """And is not there unless it is asked for."""
+    outs = [tmp_path / name for name in ("a", "b")]
+    for out, html in zip(outs, (True, False), strict=True):
+        run_rows(Rows(table(), 30), same, out, nulls="mask", html=html)
+    first, second = ([(f.name, f.read_bytes()) for f in sorted(out.glob("*.parquet"))] for out in outs)
+    assert first == second
+    assert [(out / "_pipeline" / "report.html").exists() for out in outs] == [True, False]
+
+
+def test_secrets_stay_out_of_the_page(tmp_path: Path) -> None:
+    """Names of files, which no configuration spelled, are masked as in the report."""
+    source = Rows(table(), 30)
+
+    def hide(text: str) -> str:
+        return text.replace(source.splits()[0].id, "***")
+
+    run_rows(source, same, tmp_path / "a", nulls="mask", html=True, hide=hide)
+    assert '<td class="key">***</td>' in page_of(tmp_path / "a")
+    assert f">{source.splits()[0].id}<" not in page_of(tmp_path / "a")
+
+
+def test_a_run_with_nothing_to_do_keeps_the_page(tmp_path: Path) -> None:
+    """It is about the run that made the output."""
+    run_rows(Rows(table(), 30), same, tmp_path / "a", nulls="mask", html=True)
+    before = page_of(tmp_path / "a")
+    assert run_rows(Rows(table(), 30), same, tmp_path / "a", nulls="mask", html=True)["state"] == "nothing to do"
+    assert page_of(tmp_path / "a") == before
+
+
+def test_a_page_that_cannot_be_written_loses_no_output(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A warning says what went wrong."""
+    (tmp_path / "a" / "_pipeline" / "report.html").mkdir(parents=True)
+    made = run_rows(Rows(table(), 30), same, tmp_path / "a", nulls="mask", html=True)
+    assert (made["state"], (tmp_path / "a" / "_SUCCESS").exists()) == ("done", True)
+    assert "report.html is not written" in caplog.text
+
+
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_the_missing_extra_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    """Exit code 2, and nothing is written."""
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ConfigError, match=rf"{library}.*pip install 'tensor-etl-stage\[report\]'") as caught:
+        run_rows(Rows(table(), 30), same, tmp_path / "a", nulls="mask", html=True)
+    assert caught.value.code == 2
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_page_of_no_rows(tmp_path: Path) -> None:
+    """There is one, with no values to show."""
+    run_rows(Rows(table().slice(0, 0), 30), same, tmp_path / "a", nulls="mask", html=True, stream_depth=0)
+    assert "Lanes over time" in page_of(tmp_path / "a")
+
+
+def test_checks_are_on_the_page(tmp_path: Path) -> None:
+    """With the rows that went to quarantine."""
+    made = run_rows(Rows(table(), 30), same, tmp_path / "a", nulls="mask", html=True, checks=CHECKS)
+    assert made["quarantined"]
+    assert f"{made['quarantined']:,} rows quarantined" in page_of(tmp_path / "a")
