@@ -29,7 +29,7 @@ def join(chunks: list[Columns]) -> Columns:
     """One chunk with the rows of all; a single chunk is returned as it is."""
     if len(chunks) == 1:
         return chunks[0]
-    return {name: columns.concat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return {name: columns.concat([chunk[name] for chunk in chunks], name) for name in chunks[0]}
 
 
 def rebatch(chunks: Iterable[Columns], rows: int) -> Iterator[Columns]:

@@ -711,13 +711,28 @@ def _holds_fixed_lists_of_such(type_: pa.DataType) -> bool:
     return (fixed(type_) and fixed(within[0])) or any(map(_holds_fixed_lists_of_such, inner))
 
 
-def concat(pieces: list[Column]) -> Column:
-    """Rows of several pieces of one column, as one. One piece is returned as it is."""
+def concat(pieces: list[Column], name: str = "") -> Column:
+    """Rows of several pieces of one column, as one. One piece is returned as it is.
+
+    Raises:
+        DTypeError: if `name` is given and the type has no room for all: its dictionary, or its offsets.
+    """
     if len(pieces) == 1:
         return pieces[0]
     if isinstance(pieces[0], np.ndarray):
         return np.concatenate(pieces, dtype=pieces[0].dtype)  # without dtype, big-endian becomes native
-    joined = pa.chunked_array(pieces)
+    try:
+        return _one(pa.chunked_array(pieces))
+    except pa.ArrowInvalid as e:
+        if not name:
+            raise
+        raise DTypeError(
+            f"column {name!r} is {pieces[0].type}, which cannot hold in one batch the rows of several pieces: {e} "
+            "Lower batch.rows, leave the column out with carry, or give a wider type"
+        ) from e
+
+
+def _one(joined: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_dictionary(joined.type):
         joined = joined.unify_dictionaries()
     return joined.combine_chunks() if joined.num_chunks != 1 else joined.chunk(0)

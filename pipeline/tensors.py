@@ -132,6 +132,8 @@ def unjagged(tensor: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """
     if isinstance(tensor.shape[1], int):  # the length of rows that differ in it is a symbol
         raise TransformError(f"column {name!r} is a nested tensor that is not ragged along its second axis")
+    if not tensor.shape[0]:  # of no rows with gaps between them, torch makes no contiguous tensor
+        return tensor.values()[:0], tensor.offsets().new_zeros(1)
     tensor = tensor if tensor.is_contiguous() else tensor.contiguous()
     return tensor.values(), tensor.offsets()
 

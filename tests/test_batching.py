@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.batching import rebatch
 from pipeline.core import Columns
+from pipeline.errors import DTypeError
 
 
 def _chunk(start: int, rows: int) -> Columns:
@@ -44,3 +46,12 @@ def test_batches_within_a_chunk_share_its_memory() -> None:
     first, second = rebatch([chunk], 5)
     assert np.shares_memory(first["a"], chunk["a"])
     assert second["b"].buffers()[2].address == chunk["b"].buffers()[2].address
+
+
+def test_words_for_which_a_dictionary_has_no_room_are_refused_by_name() -> None:
+    """Row groups bring words of their own, and int8 counts 128 of them in a batch that spans two."""
+    codes = pa.array(range(100), pa.int8())
+    chunks = [{"w": pa.DictionaryArray.from_arrays(codes, [f"{x}{i}" for i in range(100)])} for x in "ab"]
+    assert [len(batch["w"]) for batch in rebatch(chunks, 100)] == [100, 100]
+    with pytest.raises(DTypeError, match=r"column 'w' is dictionary.*Lower batch\.rows"):
+        list(rebatch(chunks, 150))

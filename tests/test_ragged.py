@@ -186,6 +186,19 @@ def test_rows_that_are_kept_keep_their_lists(tmp_path: Path) -> None:
     assert_identical(out, TABLE.filter([len(row or []) > 1 for row in LISTS.to_pylist()]))
 
 
+def test_lists_with_gaps_between_them_are_put_together(tmp_path: Path) -> None:
+    """Shorter ones over the same elements, of the run on zero rows too."""
+    lists = [list(range(i % 5)) for i in range(25)]
+
+    def shortened(tensors: Any) -> Any:
+        values, starts = tensors["x"].values(), tensors["x"].offsets()
+        lengths = (starts.diff() - 1).clamp(min=0)
+        return {"x": torch.nested.nested_tensor_from_jagged(values, starts, lengths=lengths)}
+
+    table = pa.table({"x": pa.array(lists, pa.list_(pa.int32()))})
+    assert through(tmp_path, shortened, table)["x"].to_pylist() == [one[:-1] for one in lists]
+
+
 def test_numpy_files_have_no_place_for_lists(tmp_path: Path) -> None:
     """Refused by name before a row is read."""
     with pytest.raises(DTypeError, match="column 'x' is list<"):

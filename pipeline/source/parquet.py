@@ -12,7 +12,9 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
@@ -172,7 +174,7 @@ class Parquet:
                 asked = self._scan(parquet, [group], left.columns, rows)
                 if any(left.mask(batch).true_count for batch in asked):
                     for batch in self._scan(parquet, [group], list(dict.fromkeys([*names, *left.columns])), rows):
-                        yield batch.filter(left.mask(batch))
+                        yield _passing(batch, left.mask(batch))
 
     def _scan(
         self, parquet: pq.ParquetFile, groups: Sequence[int], names: list[str], rows: int
@@ -296,6 +298,14 @@ def _column(field: pa.Field, batch: pa.RecordBatch, known: pa.RecordBatch) -> pa
     if column.type != stored.type:
         raise ValueError(f"column {field.name!r} is {column.type}; the first file's footer says {stored.type}")
     return arrow.recast(column, field)
+
+
+def _passing(batch: pa.RecordBatch, mask: pa.BooleanArray) -> pa.RecordBatch:
+    """The rows where `mask` is true. `pyarrow.RecordBatch.filter` has no way for views, at any depth."""
+    if mask.true_count == batch.num_rows:
+        return batch
+    index = pc.indices_nonzero(mask).to_numpy().astype(np.int64)
+    return pa.RecordBatch.from_arrays([arrow.take(column, index) for column in batch.columns], schema=batch.schema)
 
 
 def _origins(schema: pa.Schema) -> pa.Schema:
