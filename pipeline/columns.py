@@ -618,7 +618,7 @@ def recast(column: pa.Array, field: pa.Field) -> pa.Array:
         why = f"not every value is a {field.type}"
     except pa.ArrowInvalid as e:
         why = str(e)
-    raise DTypeError(f"column {field.name!r} is {column.type}, which Parquet keeps as {field.type}: {why}")
+    raise DTypeError(f"column {field.name!r} is {column.type} and has to become {field.type} in Parquet or back: {why}")
 
 
 def to_arrow(column: Column, field: pa.Field) -> pa.Array:
