@@ -248,8 +248,10 @@ def job_folder(overrides: Iterable[str]) -> str:
     """A folder name for the overrides of a job, the same whatever their order and however they spell `+`.
 
     No ``=``, which readers take for a partition column. What had to be replaced or cut is told apart by a hash.
+    The action is no part of it: a dry run and an audit speak of the output that the run makes.
     """
-    plain = ",".join(sorted(each.lstrip("+") for each in overrides)) or "default"
+    told = (each.lstrip("+") for each in overrides)
+    plain = ",".join(sorted(each for each in told if not each.startswith("action="))) or "default"
     name = re.sub(r"[^\w.,-]", "-", plain.replace("=", "-"), flags=re.ASCII)[:80].lstrip(".-_") or "job"
     if name == plain.replace("=", "-"):
         return name

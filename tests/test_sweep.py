@@ -114,6 +114,17 @@ def test_another_sweep_in_the_folder_tells_of_its_own_jobs(front: Front) -> None
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_plan_and_audit_of_a_sweep_speak_of_its_outputs(front: Front) -> None:
+    """The action is no part of the name of a job's folder."""
+    for action, state in [("run", "done"), ("plan", "planned"), ("audit", "audited")]:
+        code, out, err = front("-m", "batch.rows=2,3", f"action={action}")
+        assert code == 0, err
+        told = [json.loads(line) for line in out if line.startswith("{")]
+        assert [each["state"] for each in told] == [state] * 2
+        assert sorted(Path(each["output"]) for each in told) == sorted(Path("multirun").glob("batch.rows-*"))
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_dry_run_of_a_sweep_makes_nothing(front: Front) -> None:
     """action=plan: the table says what each job would read; there is no output, and no result is replaced."""
     code, out, err = front("-m", "batch.rows=2,3", "action=plan")
