@@ -248,14 +248,19 @@ def job_folder(overrides: Iterable[str]) -> str:
     """A folder name for the overrides of a job, the same whatever their order and however they spell `+`.
 
     No ``=``, which readers take for a partition column. What had to be replaced or cut is told apart by a hash.
-    The action is no part of it: a dry run and an audit speak of the output that the run makes.
+    The action is no part of it: a dry run and an audit speak of the output that the run makes. A secret is a digest.
     """
-    told = (each.lstrip("+") for each in overrides)
+    told = (_sealed(each.lstrip("+")) for each in overrides)
     plain = ",".join(sorted(each for each in told if not each.startswith("action="))) or "default"
     name = re.sub(r"[^\w.,-]", "-", plain.replace("=", "-"), flags=re.ASCII)[:80].lstrip(".-_") or "job"
     if name == plain.replace("=", "-"):
         return name
     return f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+
+
+def _sealed(text: str) -> str:
+    key, equals, value = text.partition("=")
+    return f"{key}={seal(key, value)[-8:]}" if equals and is_secret(key) else text
 
 
 def register() -> None:

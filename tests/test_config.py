@@ -264,6 +264,13 @@ def test_out_is_a_folder_for_each_job_of_a_sweep() -> None:
         HydraConfig.instance().cfg = before
 
 
+def test_a_folder_of_a_job_does_not_name_its_secret() -> None:
+    """But tells it from another."""
+    names = [config.job_folder([f"transform.password={word}", "a=1"]) for word in ("hunter22", "hunter23", "hunter22")]
+    assert names[0] == names[2] != names[1]
+    assert not any("hunter" in name for name in names)
+
+
 def test_job_folders_are_stable_and_distinct() -> None:
     """Order and `+` do not matter; names stay short, flat, free of `=`, and differ where overrides do."""
     assert config.job_folder(["++device=cpu", "a=1"]) == config.job_folder(["a=1", "+device=cpu"]) == "a-1,device-cpu"
