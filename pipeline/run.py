@@ -48,7 +48,7 @@ from pipeline.report import Report, quarantined, versions
 from pipeline.rules import PHASES, Outcome, Rules, bind, judge, warnings
 from pipeline.stream import Flow
 from pipeline.watchdog import Watchdog
-from pipeline.worker import Ways, Worker, probe, seen
+from pipeline.worker import Ways, Worker, probe, taste
 
 log = logging.getLogger("pipeline")
 
@@ -387,9 +387,7 @@ def _set_threads(threads: int | None) -> None:
 def _dry(transform: Transform, device: Device, chosen: Layout) -> Transform:
     """The transform as if fitted on no rows, which is enough to see its output schema."""
     while isinstance(transform, Fittable) and not transform.fitted:
-        with device.compute():
-            tensors = device.ready(device.upload(chosen.empty()))
-            transform = transform.finish(transform.update(transform.start(), seen(tensors, chosen), {}))
+        transform = taste(transform, device, chosen)
         _settle(transform, device)
     return transform
 

@@ -541,6 +541,13 @@ def _first_line(e: BaseException) -> str:
     return next(iter(str(e).splitlines()), "")
 
 
+def taste(transform: Fittable, device: Device, layout: Layout) -> Transform:
+    """What a transform that learns becomes on zero rows."""
+    staged = device.upload(layout.empty())
+    with device.compute(), _trial(), _transform_errors(), _grad(layout):
+        return transform.finish(transform.update(transform.start(), seen(device.ready(staged), layout), {}))
+
+
 def probe(transform: Transform, device: Device, layout: Layout) -> tuple[Output, dict[str, Kind], bool]:
     """Run the transform on zero rows.
 

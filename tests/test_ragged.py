@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, DTypeError, TransformError
 from pipeline.sink.npz import Npz
 from pipeline.testing import samples
 from pipeline.testing.compare import assert_identical
+from pipeline.transform.standardize import Standardize
 from tests.fakes import Rows, run_rows, same
 
 LISTS = pa.array([[1.5, float("nan")], [], None, [-0.0], [2.0, 3.0, 4.0]] * 5, pa.list_(pa.field("item", pa.float32())))
@@ -197,6 +198,12 @@ def test_lists_with_gaps_between_them_are_put_together(tmp_path: Path) -> None:
 
     table = pa.table({"x": pa.array(lists, pa.list_(pa.int32()))})
     assert through(tmp_path, shortened, table)["x"].to_pylist() == [one[:-1] for one in lists]
+
+
+def test_a_fit_that_cannot_take_lists_is_an_error_of_the_transform(tmp_path: Path) -> None:
+    """Found on zero rows, with the exit code of transforms."""
+    with pytest.raises(TransformError, match="on zero rows"):
+        through(tmp_path, Standardize())
 
 
 def test_numpy_files_have_no_place_for_lists(tmp_path: Path) -> None:
