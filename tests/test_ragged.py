@@ -200,10 +200,26 @@ def test_lists_with_gaps_between_them_are_put_together(tmp_path: Path) -> None:
     assert through(tmp_path, shortened, table)["x"].to_pylist() == [one[:-1] for one in lists]
 
 
-def test_a_fit_that_cannot_take_lists_is_an_error_of_the_transform(tmp_path: Path) -> None:
-    """Found on zero rows, with the exit code of transforms."""
-    with pytest.raises(TransformError, match="on zero rows"):
-        through(tmp_path, Standardize())
+def test_standardize_leaves_lists_alone(tmp_path: Path) -> None:
+    """They have no columns to be scaled by; one that is named is refused."""
+    out = through(tmp_path, Standardize(), columns=["x", "id"])
+    assert_identical(out.select(["x"]), TABLE.select(["x"]))
+    assert abs(np.mean(out["id"].to_numpy())) < 1e-6
+    with pytest.raises(DTypeError, match="column 'x' is float32; expected .* in rows of one shape"):
+        through(tmp_path / "b", Standardize(columns=["x"]))
+
+
+class Unfit(Standardize):
+    """Learns from what it does not find."""
+
+    def update(self, state: Any, tensors: Any, validity: Any) -> Any:
+        raise AttributeError("planned fault")
+
+
+def test_a_fit_that_fails_on_zero_rows_is_an_error_of_the_transform(tmp_path: Path) -> None:
+    """With the exit code of transforms."""
+    with pytest.raises(TransformError, match="on zero rows.*AttributeError: planned fault"):
+        through(tmp_path, Unfit())
 
 
 def test_numpy_files_have_no_place_for_lists(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ class Standardize:
         return self(tensors)
 
     def _chosen(self, tensors: Tensors) -> list[str]:
-        return choose(tensors, self.columns, fits=is_number, kind="integers or floating-point numbers")
+        dense = "integers or floating-point numbers, in rows of one shape"
+        return choose(tensors, self.columns, fits=lambda x: is_number(x) and not x.is_nested, kind=dense)
 
     def _scale(self, name: str, x: Tensor) -> Tensor:
         out = x.dtype if x.is_floating_point() else dtype_of(self.dtype, "transform.dtype")
