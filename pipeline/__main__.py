@@ -33,13 +33,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline import __version__, config, objective, result, sweep
+from pipeline import __version__, config
 from pipeline.config import force
 from pipeline.day import today
 from pipeline.errors import ConfigError, PipelineError, RetryError
 from pipeline.log import say
 from pipeline.metrics import measured
 from pipeline.secret import Mask, Masked
+from pipeline.sweep import objective, result
+from pipeline.sweep.watch import Watch, recorded, watching
 
 log = logging.getLogger("pipeline")
 
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args == ["--version"]:
         emit(f"tensor-etl-stage {__version__}")
         return 0
-    with _signals(door), _masked(door.mask), _patience(door), _hydra_process(args), sweep.watching():
+    with _signals(door), _masked(door.mask), _patience(door), _hydra_process(args), watching():
         try:
             _check_fence(args)
             _hydra_main(door.job)
@@ -116,7 +118,7 @@ class _Door:
         run, and the process that has the record of all jobs may be another.
         """
         self.mask.learn(config.unresolved(cfg), os.environ)
-        with sweep.recorded(cfg, self.mask) as facts:
+        with recorded(cfg, self.mask) as facts:
             facts.update(self._attempt(cfg))
             facts["code"] = self.outcomes[-1].code
         wanted = cfg.sweep.objective is not None and cfg.action is config.Action.run
@@ -154,7 +156,7 @@ class _Door:
 
     def tell(self) -> None:
         """After a sweep, take the outcomes of jobs in other processes from their results, and show all in a table."""
-        watch, sweep.Watch.latest = sweep.Watch.latest, None
+        watch, Watch.latest = Watch.latest, None
         if watch is None:
             return
         self._gather(watch)
@@ -166,11 +168,11 @@ class _Door:
 
     def any_failed(self) -> bool:
         """Whether a job has failed, here or in another process."""
-        if sweep.Watch.latest is not None:
-            self._gather(sweep.Watch.latest)
+        if Watch.latest is not None:
+            self._gather(Watch.latest)
         return any(o.error for o in self.outcomes)
 
-    def _gather(self, watch: sweep.Watch) -> None:
+    def _gather(self, watch: Watch) -> None:
         try:
             found = [_Outcome(_spelled(one.overrides), one.code, one.error) for one in watch.results()]
         except PipelineError as e:
@@ -238,7 +240,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     with _loading():
         parts, plain = config.build(cfg)
 
-        from pipeline.checks import parse
+        from pipeline.check.checks import parse
         from pipeline.device import resolve
         from pipeline.policy import conversion
         from pipeline.run import Options, prepare, run

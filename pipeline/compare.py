@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import result
 from pipeline.errors import ConfigError, InputError, PipelineError
 from pipeline.files import write_bytes
-from pipeline.measure import MEASURES
 from pipeline.plan import table
-from pipeline.result import Result, difference, summary
+from pipeline.sweep import result
+from pipeline.sweep.measure import MEASURES
+from pipeline.sweep.result import Result, difference, summary
 
 _MOST_KEYS = 4  # of runs that stand alone, whose whole configurations are compared; the page has all
 _SHOWN = ("rows", "batches", "seconds", "rows_per_second", "peak_memory_bytes", "memory_bytes", "objective")
@@ -102,10 +102,10 @@ def write(folder: Path, results: Sequence[Result], *, drawn: bool = True) -> lis
     said = [f"table  {folder / 'sweep.csv'}"]
     if not drawn:
         return said
-    from pipeline import page
+    from pipeline.page import document
 
     try:
-        html = page.sweep(results)
+        html = document.sweep(results)
     except ImportError as e:
         return [*said, f"page   not drawn, {e.name} is not there: pip install 'tensor-etl-stage[report]'"]
     write_bytes(folder / "sweep.html", html.encode(), durable=False)

@@ -24,13 +24,14 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import __version__, day, objective
-from pipeline.checks import parse
+from pipeline import __version__, day
+from pipeline.check.checks import parse
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.fence import VARIABLE, Fence, fence
 from pipeline.override import override
 from pipeline.policy import conversion
 from pipeline.secret import Mask, is_secret, seal
+from pipeline.sweep import objective
 from pipeline.target import prepare, source_hash, suggest, targets
 
 GROUPS = ("source", "transform", "sink", "engine")

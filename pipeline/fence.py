@@ -26,8 +26,8 @@ _HYDRA = (
     "hydra_plugins",
     "logging",
     "pipeline.log",
-    "pipeline.rehearsal",
-    "pipeline.sweep",
+    "pipeline.sweep.rehearsal",
+    "pipeline.sweep.watch",
 )
 """What the section `hydra` names by itself: sweepers, launchers, handlers of logs, our callbacks."""
 

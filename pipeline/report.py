@@ -11,10 +11,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
+from pipeline.check.rules import Outcome, warnings
 from pipeline.core import Part
 from pipeline.memory import Memory, peak
 from pipeline.plan import Plan, counted, human
-from pipeline.rules import Outcome, warnings
 
 LIBRARIES = ("torch", "numpy", "pyarrow", "hydra-core", "omegaconf", "safetensors")
 

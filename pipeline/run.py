@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import fit as fitted
-from pipeline.aside import Aside
-from pipeline.checks import Checks
+from pipeline.check.aside import Aside
+from pipeline.check.checks import Checks
+from pipeline.check.inspection import Inspector
+from pipeline.check.rules import PHASES, Outcome, Rules, bind, judge, warnings
 from pipeline.columns import array_field, describe
 from pipeline.core import (
     Device,
@@ -35,17 +37,15 @@ from pipeline.core import (
 )
 from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
 from pipeline.files import Home, home, lock, release_files, scratch, write_bytes, write_json
-from pipeline.inspection import Inspector
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.log import say
 from pipeline.manifest import Manifest, differences, digest, few
 from pipeline.memory import Memory
+from pipeline.page.recorder import Recorder
 from pipeline.plan import Plan, counted, tasks
 from pipeline.policy import Conversion
 from pipeline.progress import progress
-from pipeline.recorder import Recorder
 from pipeline.report import Report, quarantined, versions
-from pipeline.rules import PHASES, Outcome, Rules, bind, judge, warnings
 from pipeline.stream import Flow
 from pipeline.watchdog import Watchdog
 from pipeline.worker import Ways, Worker, probe, taste
@@ -574,9 +574,9 @@ def _report(stage: Stage, report: Report, recorder: Recorder | None = None) -> d
 
 def _check_drawn() -> None:
     """Refuse what could be made but not shown."""
-    from pipeline import page
+    from pipeline.page import document
 
-    if missing := page.missing():
+    if missing := document.missing():
         raise ConfigError(
             f"run.html=true draws with {missing}, which is not installed: pip install 'tensor-etl-stage[report]'"
         )
@@ -584,12 +584,12 @@ def _check_drawn() -> None:
 
 def _draw(stage: Stage, report: Report, facts: Mapping[str, Any], recorder: Recorder) -> None:
     """Write report.html beside report.json. One that cannot be written loses nothing of the output."""
-    from pipeline import page
+    from pipeline.page import document
 
     path = stage.where.state / "report.html"
     try:
         course, values = recorder.course(report.seconds), recorder.values()
-        drawn = page.run(facts, stage.plan, report.parts, course, values, stage.options.hide)
+        drawn = document.run(facts, stage.plan, report.parts, course, values, stage.options.hide)
         write_bytes(path, drawn.encode())
     except Exception as e:  # noqa: BLE001  (whatever goes wrong while drawing)
         log.warning("%s is not written: %s: %s", path, type(e).__name__, e)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline import columns
 from pipeline.batching import join
-from pipeline.checks import Checks
+from pipeline.check.checks import Checks
 from pipeline.columns import describe
 from pipeline.core import (
     ArrayField,

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline import columns
 from pipeline.batching import cut, rebatch, rows_of
+from pipeline.check.inspection import Inspection, Inspector
 from pipeline.core import (
     Array,
     Arrays,
@@ -43,7 +44,6 @@ from pipeline.core import (
     rowwise,
 )
 from pipeline.errors import DTypeError, PipelineError, RetryError, TransformError
-from pipeline.inspection import Inspection, Inspector
 from pipeline.layout import ROWS, STARTS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
 from pipeline.stream import Flow

@@ -63,7 +63,7 @@ def noisy(tensors: Any) -> Any:
 
 def checked(out: Path, point: str = "", number: int = 0) -> None:
     """Run a stage that takes rows out, with one fault."""
-    from pipeline.checks import parse
+    from pipeline.check.checks import parse
     from pipeline.engine.local import Local
     from tests.fakes import Rows, run_rows, table
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import page, result
 from pipeline.compare import lines, main, write_csv
-from pipeline.result import Result, difference
+from pipeline.page import document
+from pipeline.sweep import result
+from pipeline.sweep.result import Result, difference
 
 
 def one(name: str, rate: int | None, state: str = "done", **overrides: str) -> Result:
@@ -119,7 +120,7 @@ def jobs() -> list[Result]:
 
 def test_the_page_is_one_file_without_scripts() -> None:
     """It fetches nothing, and works in the dark and on paper."""
-    html = page.sweep(jobs())
+    html = document.sweep(jobs())
     assert "<script" not in html
     assert not [word for word in ("src=", "@import", 'href="http', "<link") if word in html]
     assert "prefers-color-scheme: dark" in html
@@ -129,7 +130,7 @@ def test_the_page_is_one_file_without_scripts() -> None:
 
 def test_the_page_draws_every_metric_over_every_override() -> None:
     """Rates alone differ here: one chart for each override, and the parallel axes."""
-    html = page.sweep(jobs())
+    html = document.sweep(jobs())
     assert html.count("<svg") == 3
     assert html.count("currentColor") > 10
     assert "#0a0b0c" not in html
@@ -139,20 +140,20 @@ def test_numbers_below_zero_and_missing_ones_are_drawn_too() -> None:
     """An objective may be negative, and an override may be absent from some jobs."""
     made = [one("0", 10, a="1", b="x"), one("1", 20, a="100"), one("2", 30, a="7", b="_y")]
     made = [replace(each, facts={**each.facts, "objective": -1.5 * i}) for i, each in enumerate(made)]
-    assert page.sweep(made).count("<svg") == 5
+    assert document.sweep(made).count("<svg") == 5
 
 
 def test_ids_are_not_used_twice_on_the_page() -> None:
     """Clip paths and markers of one chart are not those of another."""
-    ids = re.findall(r' id="([^"]+)"', page.sweep(jobs()))
+    ids = re.findall(r' id="([^"]+)"', document.sweep(jobs()))
     assert len(ids) == len(set(ids))
-    html = page.sweep(jobs())
+    html = document.sweep(jobs())
     assert set(re.findall(r'(?:url\(|href=")#([^")]+)', html)) <= set(ids)
 
 
 def test_words_of_the_user_are_no_html() -> None:
     """Neither in cells nor in charts."""
-    html = page.sweep(jobs())
+    html = document.sweep(jobs())
     assert "<i>" not in html
     assert "&lt;i&gt;&amp;" in html
     assert "column &lt;b&gt;: too long" in html
@@ -160,11 +161,11 @@ def test_words_of_the_user_are_no_html() -> None:
 
 def test_the_page_is_the_same_each_time() -> None:
     """No dates and no random ids: it can be kept under version control."""
-    assert page.sweep(jobs()) == page.sweep(jobs())
+    assert document.sweep(jobs()) == document.sweep(jobs())
 
 
 def test_a_sweep_of_failures_has_a_page_too() -> None:
     """With nothing to draw."""
-    html = page.sweep([one("0", None, "failed", a="1"), one("1", None, "failed", a="2")])
+    html = document.sweep([one("0", None, "failed", a="1"), one("1", None, "failed", a="2")])
     assert "<svg" not in html
     assert "Sweep of 2 jobs: 2 failed" in html

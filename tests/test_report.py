@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checks import parse
+from pipeline.check.checks import parse
 from pipeline.errors import ConfigError
 from tests.fakes import Rows, run_rows, same, table
 

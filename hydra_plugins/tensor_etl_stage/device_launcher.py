@@ -41,7 +41,7 @@ class DeviceLauncher(Launcher):
         """Run the jobs, and return what their results say. None is started if one of them does not compose."""
         from hydra.core.utils import configure_log
 
-        from pipeline import slots
+        from pipeline.sweep import slots
 
         for told in job_overrides:
             self.loader.load_sweep_config(self.config, list(told))
@@ -68,8 +68,9 @@ class DeviceLauncher(Launcher):
 
     def _returned(self, overrides: Sequence[str], code: int | None) -> JobReturn:
         """What a sweeper is told: the facts of the job, its objective if it has one, or how it failed."""
-        from pipeline import config, result
+        from pipeline import config
         from pipeline.errors import PipelineError
+        from pipeline.sweep import result
 
         back = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
         file = result.path(self.config.hydra.sweep.dir, config.job_folder(overrides), self.config.action.name)

@@ -15,10 +15,10 @@ import pyarrow as pa
 from measure import page
 from measure.convert import SEED
 from pipeline.batching import cut
-from pipeline.checks import parse
+from pipeline.check.checks import parse
+from pipeline.check.inspection import Inspector
+from pipeline.check.rules import bind
 from pipeline.core import Batch, Columns, Schema, Split, Task
-from pipeline.inspection import Inspector
-from pipeline.rules import bind
 
 ASKED: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("`min: 0, max: 1`", "8 float32 columns", {"column": "x*", "min": 0, "max": 1}),

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import columns
-from pipeline.aside import Aside
 from pipeline.batching import rows_of
+from pipeline.check.aside import Aside
+from pipeline.check.finding import Finding, Unique
+from pipeline.check.rules import PHASES, Rule, Rules
 from pipeline.core import Array, Batch, Columns, File, Findings, Schema, Task, Writer
-from pipeline.finding import Finding, Unique
-from pipeline.rules import PHASES, Rule, Rules
 
 
 @dataclass

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import result, sweep
 from pipeline.__main__ import main
-from pipeline.result import RUNNING, Result
+from pipeline.sweep import result
+from pipeline.sweep.result import RUNNING, Result
+from pipeline.sweep.watch import Watch
 
 BASE = ("source=npy", "source.path=x.npy", "transform=identity", "log.progress=none", "device=cpu")
 
@@ -166,7 +167,7 @@ def test_without_matplotlib_there_is_a_table_and_the_name_of_the_extra(front: Fr
 
 def test_a_job_that_was_killed_is_told_as_dead(tmp_path: Path) -> None:
     """It has left that it began, and no more."""
-    watch = sweep.Watch()
+    watch = Watch()
     watch.folder, watch.before = tmp_path, {}
     result.write(result.path(tmp_path, "a"), Result("a", RUNNING, {"a": "1"}, {"number": 1}))
     result.write(result.path(tmp_path, "b"), Result("b", "done", {"a": "2"}, {"number": 0}))

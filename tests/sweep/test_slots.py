@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.slots import Crew, Job, Slot, slots
+from pipeline.sweep.slots import Crew, Job, Slot, slots
 
 QUICK = [sys.executable, "-S", "-E", "-c"]
 CPU = [Slot("cpu:0", ""), Slot("cpu:1", "")]
@@ -40,7 +40,7 @@ def test_one_job_at_a_time_has_a_device(tmp_path: Path) -> None:
     jobs = [job(ALONE, str(tmp_path / "busy")) for _ in range(6)]
     other = f"""
 from pathlib import Path
-from pipeline.slots import *
+from pipeline.sweep.slots import *
 crew = Crew([Slot("cuda:0", "0"), Slot("cuda:1", "1")], Path({str(tmp_path)!r}))
 print(crew.run([Job("x", {jobs[0].command!r})] * 6))
 """
@@ -116,7 +116,7 @@ def test_a_signal_is_passed_on_once(tmp_path: Path, number: signal.Signals, code
     driver = f"""
 import os, signal, sys
 from pathlib import Path
-from pipeline.slots import Crew, Job, Slot
+from pipeline.sweep.slots import Crew, Job, Slot
 def stop(n, _):
     raise KeyboardInterrupt if n == signal.SIGINT else SystemExit(5)
 signal.signal(signal.SIGTERM, stop)

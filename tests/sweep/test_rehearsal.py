@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.rehearsal import apart
+from pipeline.sweep.rehearsal import apart
 
 
 def master(path: str) -> DictConfig:

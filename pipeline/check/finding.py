@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pipeline.aside import refused
+from pipeline.check.aside import refused
+from pipeline.check.rules import Rule
+from pipeline.check.seen import Seen, keys
 from pipeline.core import Array, Batch, Column, Columns, Findings, Task
 from pipeline.errors import DataError
-from pipeline.rules import Rule
-from pipeline.seen import Seen, keys
 
 _SHOWN = 60
 """Characters of a value in a message."""

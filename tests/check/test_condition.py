@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checks import Term
+from pipeline.check.checks import Term
+from pipeline.check.condition import condition
 from pipeline.columns import arrow_field
-from pipeline.condition import condition
 from pipeline.core import ArrayField, Column
 from pipeline.errors import ConfigError
 

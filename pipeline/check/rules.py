@@ -14,12 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.checks import Check, Checks, Limit, Term, near
+from pipeline.check.checks import Check, Checks, Limit, Term, near
+from pipeline.check.condition import Condition, condition
+from pipeline.check.seen import across, check_keys
 from pipeline.columns import describe
-from pipeline.condition import Condition, condition
 from pipeline.core import ArrayField, Field, Part, Schema
 from pipeline.errors import ConfigError, DataError
-from pipeline.seen import across, check_keys
 
 PHASES = ("input", "output")
 
@@ -93,7 +93,7 @@ class Rules:
         columns: rules by column, in the order of the configuration.
         tables: checks of the number of rows, with their phase.
         unlike: differences from a schema that only warns.
-        unique_rows: see `pipeline.checks.Checks`.
+        unique_rows: see `pipeline.check.checks.Checks`.
     """
 
     columns: tuple[Rule, ...] = ()

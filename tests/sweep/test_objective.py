@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import objective
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
 from pipeline.errors import ConfigError, DataError, DTypeError
@@ -20,6 +19,7 @@ from pipeline.sink.npy import Npy as NpySink
 from pipeline.sink.parquet import Parquet as ParquetSink
 from pipeline.source.npy import Npy
 from pipeline.source.parquet import Parquet
+from pipeline.sweep import objective
 from pipeline.transform.identity import Identity
 
 OPTIONS = Options(progress="none", conversion=Conversion().with_nulls("mask"))

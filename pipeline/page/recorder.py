@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.glimpse import Glimpse, Look
 from pipeline.memory import resident
+from pipeline.page.glimpse import Glimpse, Look
 from pipeline.timeline import Course, Timeline
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks import Limit, parse
+from pipeline.check.checks import Limit, parse
 from pipeline.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.plan import human
-from pipeline.result import Result
+from pipeline.sweep.result import Result
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from pipeline import config, result
+from pipeline import config
 from pipeline.config import force
 from pipeline.errors import PipelineError
-from pipeline.result import RUNNING, Result
 from pipeline.secret import Mask
+from pipeline.sweep import result
+from pipeline.sweep.result import RUNNING, Result
 
 log = logging.getLogger("pipeline")
 

@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.checks import parse
+from pipeline.check.checks import parse
+from pipeline.check.rules import bind
 from pipeline.core import Columns, Output, Schema, Split
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
 from pipeline.errors import ConfigError, DataError, OutputError, PipelineError
 from pipeline.manifest import read_manifest
-from pipeline.rules import bind
 from pipeline.run import Options, plan
 from pipeline.sink.npy import Npy
 from pipeline.sink.npz import Npz

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.glimpse import BATCHES, COLUMNS, ROWS_EACH, Glimpse, look
 from pipeline.layout import STARTS, VALID
+from pipeline.page.glimpse import BATCHES, COLUMNS, ROWS_EACH, Glimpse, look
 
 
 def test_it_is_bounded_and_from_all_over() -> None:

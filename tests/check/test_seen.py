@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.check.seen import Seen, across, check_keys, keys
 from pipeline.core import ArrayField, Column
 from pipeline.errors import ConfigError, DataError
-from pipeline.seen import Seen, across, check_keys, keys
 
 
 def repeated(columns: list[Column], limit: int = 1000) -> list[int]:

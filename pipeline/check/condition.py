@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import columns
-from pipeline.checks import Term
+from pipeline.check.checks import Term
 from pipeline.columns import describe
 from pipeline.core import Array, ArrayField, Column, Field
 from pipeline.errors import ConfigError, DTypeError

@@ -7,14 +7,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipeline import chart, result
-from pipeline.chart import Axis
 from pipeline.core import Part
-from pipeline.glimpse import Look
-from pipeline.measure import MEASURES
+from pipeline.page import chart
+from pipeline.page.chart import Axis
+from pipeline.page.glimpse import Look
+from pipeline.page.recorder import Values
 from pipeline.plan import Plan, human
-from pipeline.recorder import Values
-from pipeline.result import Result
+from pipeline.sweep import result
+from pipeline.sweep.measure import MEASURES
+from pipeline.sweep.result import Result
 from pipeline.timeline import Course
 
 _DRAWN = ("objective", "rows_per_second", "seconds", "peak_memory_bytes", "bytes")

@@ -1,0 +1,1 @@
+"""Pages for people: what a run or a sweep did, in one HTML file each."""
