@@ -17,12 +17,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from select import select
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -42,6 +42,9 @@ from pipeline.metrics import measured
 from pipeline.secret import Mask, Masked
 from pipeline.sweep import objective, result
 from pipeline.sweep.watch import Watch, recorded, watching
+
+if TYPE_CHECKING:
+    from pipeline.run import Head, Options
 
 log = logging.getLogger("pipeline")
 
@@ -237,18 +240,44 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
         return _audit(config.output(cfg))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: idle lanes must not spin
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")  # read when pyarrow loads: fresh pages are dear, so keep them
-    with _loading():
-        parts, plain = config.build(cfg)
+    head: Head | None = None
+    with ExitStack() as stack:
 
-        from pipeline.check.checks import parse
-        from pipeline.device import resolve
-        from pipeline.policy import conversion
-        from pipeline.run import Options, prepare, run
+        def begin(parts: dict[str, Any], plain: dict[str, Any]) -> None:
+            from pipeline.run import head_start
+
+            nonlocal head
+            if plain["action"] == "run":
+                head = head_start(parts["source"], parts["sink"], _options(cfg, plain, door))
+            if head is not None:
+                stack.callback(head.stop)
+
+        with _loading():
+            parts, plain = config.build(cfg, begin)
+
+            from pipeline.device import resolve
+            from pipeline.run import prepare, run
+
+        given = {**parts, "device": resolve(plain["device"]), "options": _options(cfg, plain, door)}
+        if plain["action"] == "plan":
+            planned = prepare(**given).plan
+            emit(planned.text())
+            return {"state": "planned", "output": plain["sink"].get("path"), **planned.facts()}
+        if plain["action"] == "verify":
+            return _verify(given, plain["verify"])
+        return run(**given, head=head)
+
+
+def _options(cfg: DictConfig, plain: dict[str, Any], door: _Door) -> Options:
+    """What the configuration says beside its components."""
+    from pipeline.check.checks import parse
+    from pipeline.policy import conversion
+    from pipeline.run import Options
 
     door.mask.learn(plain, os.environ)
     clock = plain["date"] if config.reads_clock(cfg) else ""
     batch, stream = plain["batch"], plain["stream"]
-    options = Options(
+    return Options(
         columns=plain["columns"],
         carry=plain["carry"],
         batch_rows=batch["rows"],
@@ -275,14 +304,6 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
         command=[door.mask.override(each) for each in _command(door.args, plain, clock)],
         identity=config.fingerprint(plain, door.mask),
     )
-    given = {**parts, "device": resolve(plain["device"]), "options": options}
-    if plain["action"] == "plan":
-        planned = prepare(**given).plan
-        emit(planned.text())
-        return {"state": "planned", "output": plain["sink"].get("path"), **planned.facts()}
-    if plain["action"] == "verify":
-        return _verify(given, plain["verify"])
-    return run(**given)
 
 
 @contextmanager

@@ -284,10 +284,13 @@ def fenced() -> Fence | None:
     return fence(os.environ.get(VARIABLE))
 
 
-def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def build(
+    cfg: DictConfig, meanwhile: Callable[[dict[str, Any], dict[str, Any]], None] = lambda *_: None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Check a composed configuration and instantiate its groups: (objects by group, the plain configuration).
 
-    The transform comes last, and only if all else is well: it imports torch. What the fence refuses is not imported.
+    The transform comes last, and only if all else is well: it imports torch. `meanwhile` is told all else before that,
+    and may begin something in a thread. What the fence refuses is not imported.
 
     Raises:
         ConfigError: all problems found, one line each.
@@ -298,16 +301,21 @@ def build(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     if refused := _refused({group: raw[group] for group in GROUPS}):
         raise ConfigError(listed("problems", [*problems, *refused]))
     specs: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     for group in ("source", "sink", "engine", "transform"):
-        if group == "transform" and problems:
-            break
+        if group == "transform":
+            if problems:
+                break
+            with suppress(ConfigError):  # said below, after what is wrong with the transform
+                parts |= {each: _instantiate(spec, each) for each, spec in specs.items()}
+                meanwhile(parts, raw)
         if isinstance(raw[group], dict) and "_target_" in raw[group]:
             specs[group] = prepare(raw[group], group, problems)
         elif raw[group] != "???":
             problems.append(f"no value given for '{group}._target_'; choose an option such as {group}={_option(group)}")
     if problems:
         raise ConfigError(listed("problems", problems))
-    return {group: _instantiate(specs[group], group) for group in GROUPS}, raw
+    return {group: parts[group] if group in parts else _instantiate(specs[group], group) for group in GROUPS}, raw
 
 
 def _refused(specs: Mapping[str, Any]) -> list[str]:

@@ -36,14 +36,18 @@ class Memory:
     device_peak: list[int] = field(default_factory=list)
 
     def add(self) -> str:
-        """Measure after a part; a warning if memory has begun to grow steadily, once in `PARTS` parts, else nothing."""
+        """Measure after a part; a warning if memory has begun to grow steadily, once in `PARTS` parts, else nothing.
+
+        The process is given its first `PARTS` parts to grow: until then allocators keep more and more pages, to use
+        them again.
+        """
         self.resident.append(resident())
         self.peak.append(peak())
         if isinstance(self.device, CountsMemory):
             self.device_peak.append(self.device.peak_memory())
         if len(self.resident) % PARTS:
             return ""
-        for what, held in (("the process", self.resident), ("the device", self.device_peak)):
+        for what, held in (("the process", self.resident[PARTS:]), ("the device", self.device_peak)):
             if rise := growth(held[-PARTS:]):
                 return (
                     f"memory of {what} has grown steadily: {rise / 1e6:,.0f} MB over the last {PARTS} parts. Does "

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipeline import fit as fitted
 from pipeline.check.aside import Aside
@@ -19,11 +19,13 @@ from pipeline.check.inspection import Inspector
 from pipeline.check.rules import PHASES, Outcome, Rules, bind, judge, warnings
 from pipeline.columns import array_field, describe
 from pipeline.core import (
+    Columns,
     Device,
     Engine,
     Fittable,
     Part,
     Schema,
+    Selective,
     Setup,
     Sink,
     Source,
@@ -46,9 +48,9 @@ from pipeline.plan import Plan, counted, tasks
 from pipeline.policy import Conversion
 from pipeline.progress import progress
 from pipeline.report import Report, quarantined, versions
-from pipeline.stream import Flow
+from pipeline.stream import Flow, Headstart
 from pipeline.watchdog import Watchdog
-from pipeline.worker import Ways, Worker, probe, taste
+from pipeline.worker import Ways, Worker, chunk_bytes, probe, taste
 
 log = logging.getLogger("pipeline")
 
@@ -130,6 +132,10 @@ class Options:
                 raise ConfigError(f"run.{key} must be {' or '.join(known)}; got {word!r}")
 
 
+Head: TypeAlias = Headstart[str, Columns]
+"""Splits by id that are being read already."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """Everything that is known before the first row is read: what a run, a plan and a check start from."""
@@ -153,6 +159,7 @@ class Stage:
         advance: Callable[[int], None] = lambda _: None,
         aside: Aside | None = None,
         recorder: Recorder | None = None,
+        head: Head | None = None,
     ) -> Worker:
         """A worker for this transform; `advance` is told the rows of each batch, `aside` takes refused rows."""
         options = self.options
@@ -172,6 +179,7 @@ class Stage:
             Inspector(self.rules, aside),
             options.readers or max(1, min(_MOST_LANES, _cores() // 2)),
             options.writers or min(_MOST_LANES, _cores()),
+            head=head,
         )
         if recorder is not None:
             flow.timeline, worker.advance = recorder.timeline, recorder.through(advance)
@@ -201,10 +209,39 @@ def plan(*, source: Source, transform: Transform, sink: Sink, engine: Engine, de
     return prepare(source, transform, sink, engine, device, options).plan.text()
 
 
+def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
+    """Begin to read what a run will read first, while the transform, and torch with it, are loading.
+
+    Only where that is sure to be wanted: no part is there yet. What is wrong with the input, `run` says in its turn.
+    """
+    if not (options.stream_depth and isinstance(source, Selective)) or (
+        options.checks != Checks() and options.carry != "all"
+    ):
+        return None
+    with suppress(PipelineError):
+        if home(os.fspath(sink.path), single=sink.single).state.exists() and not options.restart:
+            return None
+        schema, splits = source.schema(), source.splits()
+        chosen = layout(schema, options.columns, options.carry, options.conversion)
+        rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes)
+        chunks = ((split.id, source.read_only(split, chosen.needed, rows)) for split in splits)
+        return Headstart(chunks, chunk_bytes, options.stream_bytes // _LANES)
+    return None
+
+
 def run(
-    *, source: Source, transform: Transform, sink: Sink, engine: Engine, device: Device, options: Options
+    *,
+    source: Source,
+    transform: Transform,
+    sink: Sink,
+    engine: Engine,
+    device: Device,
+    options: Options,
+    head: Head | None = None,
 ) -> dict[str, Any]:
     """Bring the output up to date with the input and the configuration, and say what was done.
+
+    `head` is what `head_start` began for the same source, sink and options.
 
     Returns:
         state (``done`` or ``nothing to do``), rows_in, rows, parts, parts_made, bytes, seconds, output, report, ...
@@ -223,7 +260,7 @@ def run(
             stage = prepare(source, transform, sink, engine, device, options)
         manifest = Manifest(stage.where, durable=durable)
         manifest.open(stage.identity, restart=options.restart)
-        transform, learned, fit_lanes = _fit(stage, started=bool(manifest.parts))
+        transform, learned, fit_lanes = _fit(stage, head, started=bool(manifest.parts))
         stage.aside.sweep(manifest.parts)
         work = stage.tasks(learned)
         done = {key: part for key, part in manifest.done(work).items() if stage.rules.covers(part)}
@@ -241,7 +278,7 @@ def run(
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
         memory, recorder = Memory(device), stage.recorder(start)
         with progress("rows", rows, options.progress, options.every) as advance:
-            worker = stage.worker(transform, advance, stage.aside, recorder)
+            worker = stage.worker(transform, advance, stage.aside, recorder, head)
             with _closing(engine.map(worker, pending)) as parts:
                 for part in parts:
                     manifest.commit(part)
@@ -462,7 +499,7 @@ def _check_places(stage: Stage) -> None:
 # ---- learning --------------------------------------------------------------------------------------------------------
 
 
-def _fit(stage: Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
+def _fit(stage: Stage, head: Head | None, *, started: bool) -> tuple[Transform, str, list[Any]]:
     """The transform to apply, the digest of what it learned, and the lanes of the passes."""
     transform = stage.transform
     if not isinstance(transform, Fittable) or transform.fitted:
@@ -482,7 +519,7 @@ def _fit(stage: Stage, *, started: bool) -> tuple[Transform, str, list[Any]]:
         states = kept.states
         current = taught(transform, states, stage.device)
     else:
-        current, states, lanes = learn(stage)
+        current, states, lanes = learn(stage, head)
         facts = {"transform": _name(transform), "rows": stage.plan.rows}
         fitted.save(stage.where, key, states, _versions(stage), facts)
     return current, digest([{name: _bits(t) for name, t in sorted(state.items())} for state in states]), lanes
@@ -505,7 +542,7 @@ def learned(stage: Stage) -> list[Tensors] | None:
     return kept.states
 
 
-def learn(stage: Stage) -> tuple[Transform, list[Tensors], list[Any]]:
+def learn(stage: Stage, head: Head | None = None) -> tuple[Transform, list[Tensors], list[Any]]:
     """Let the transform learn from the input: what it became, its state after each pass, the lanes of the passes."""
     current = stage.transform
     states: list[Tensors] = []
@@ -513,7 +550,7 @@ def learn(stage: Stage) -> tuple[Transform, list[Tensors], list[Any]]:
     while isinstance(current, Fittable) and not current.fitted:
         title = f"fit, pass {len(states) + 1}"
         with progress(title, stage.plan.rows, stage.options.progress, stage.options.every) as tick:
-            worker = stage.worker(current, tick)
+            worker = stage.worker(current, tick, head=head)
             worker.layout = replace(worker.layout, carried=())  # nothing is learned from what is carried
             states.append(worker.fit(current, stage.tasks("")))
         lanes += worker.flow.lanes

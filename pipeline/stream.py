@@ -10,13 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pipeline.timeline import Timeline, Track
 
+K = TypeVar("K")
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -114,9 +115,8 @@ class Flow:
         if width == 1 or self.depth == 0:
             return self.through(name, step, before, size)
         lane = self._lane(name, width)
-        budget = self.bytes and max(1, self.bytes // width)
         steps = partial(_counted, lane, step)
-        return fan(before, steps, width, key, self.depth, size=size, taken=taken, budget=budget, blocked=lane.block)
+        return fan(before, steps, width, key, self.depth, size=size, taken=taken, budget=self.bytes, blocked=lane.block)
 
     def _lane(self, name: str, width: int) -> Lane:
         track = None if self.timeline is None else self.timeline.track(name, width)
@@ -184,7 +184,7 @@ def prefetch(
         finally:
             _close(items)
         return
-    ahead = _Ahead(items, _Buffer[T](depth, budget), size, blocked)
+    ahead = _Ahead(items, _Buffer[T](depth, _Room(budget)), size, blocked)
     try:
         yield from ahead.buffer
     finally:
@@ -249,25 +249,26 @@ def fan(
 ) -> Generator[T, None, None]:
     """What `step` makes of each group of items, in the order of the groups; several are at work at once.
 
-    An error arrives after all that the groups before it made.
+    Items are bounded by bytes alone, if there is a budget: as they come group by group, few of them would keep only one
+    thread at work. An error arrives after all that the groups before it made.
 
     Args:
         items: neighbours with equal keys are a group.
         step: takes all items of a group.
         width: groups at work at once, each in a thread.
         key: of an item.
-        depth: items, and results, of a group that may wait; at least 1.
+        depth: results of a group that may wait; at least 1.
         size: bytes of a result.
         taken: bytes of an item.
-        budget: bytes of a group that may wait on either side, 0 for no limit; one always may.
+        budget: bytes that may wait on either side, of all groups together, 0 for no limit; one of each always may.
         blocked: told the seconds that a group waited for room.
     """
-    deal = _Deal(width)
+    deal, waiting, made = _Deal(width), _Room(budget), _Room(budget)
 
     def start(inbox: _Buffer[S]) -> _Group[S, T]:
-        return _Group(step, inbox, _Buffer(depth, budget), size, blocked, deal.finished)
+        return _Group(step, inbox, _Buffer(depth, made), size, blocked, deal.finished)
 
-    groups = prefetch(deal.groups(items, key, taken, lambda: _Buffer(depth, budget), start), width)
+    groups = prefetch(deal.groups(items, key, taken, lambda: _Buffer(0 if budget else depth, waiting), start), width)
     try:
         for group in groups:
             yield from group.ahead.buffer
@@ -385,60 +386,134 @@ class _Deal:
             group.ahead.stop()
 
 
+# ---- before anybody asks ---------------------------------------------------------------------------------------------
+
+
+class Headstart(Generic[K, T]):
+    """Groups of items that a thread produces from now on, one group after the other, for whoever comes for them.
+
+    It ends with the group that it is at when the first one is taken.
+
+    Args:
+        groups: the key of each, and its items.
+        size: bytes of an item.
+        budget: bytes that may wait; the item that exceeds them is the last for now.
+    """
+
+    def __init__(self, groups: Iterable[tuple[K, Iterator[T]]], size: Callable[[T], int], budget: int) -> None:
+        self._size = size
+        self._room = _Room(budget)
+        self._open = True
+        self._begun: dict[K, _Buffer[T]] = {}
+        self._taken: list[_Buffer[T]] = []
+        self._thread = threading.Thread(target=self._produce, args=(groups,), name="pipeline-headstart", daemon=True)
+        self._thread.start()
+
+    def _produce(self, groups: Iterable[tuple[K, Iterator[T]]]) -> None:
+        for key, items in groups:
+            if (buffer := self._begin(key)) is None:
+                return
+            try:
+                for item in items:
+                    if not buffer.put(item, self._size(item)):
+                        break
+                    del item
+                _close(items)
+                buffer.end(None)
+            except BaseException as e:  # noqa: BLE001  (raised again where the group is taken)
+                buffer.end(e)
+
+    def _begin(self, key: K) -> _Buffer[T] | None:
+        room = self._room
+        with room.changed:
+            room.changed.wait_for(lambda: not self._open or room.held < room.budget)
+            return self._begun.setdefault(key, _Buffer(0, room)) if self._open else None
+
+    def take(self, key: K) -> Iterator[T] | None:
+        """The items of a group, once; None if it was not begun, and it will not be."""
+        self._end()
+        buffer = self._begun.pop(key, None)
+        if buffer is None:
+            return None
+        self._taken.append(buffer)
+        return iter(buffer)
+
+    def _end(self) -> None:
+        with self._room.changed:
+            self._open = False
+            self._room.changed.notify_all()
+
+    def stop(self) -> None:
+        """Nobody wants more; return when the thread is gone."""
+        self._end()
+        for buffer in (*self._begun.values(), *self._taken):
+            buffer.stop()
+        self._thread.join()
+
+
 # ---- between threads -------------------------------------------------------------------------------------------------
 
 
-class _Buffer(Generic[T]):
-    """A queue bounded by items and bytes, that either side can end."""
+class _Room:
+    """Bytes that may wait in some buffers together; what changes in one wakes those who wait at any."""
 
-    def __init__(self, depth: int, budget: int) -> None:
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.held = 0
+        self.changed = threading.Condition()
+
+
+class _Buffer(Generic[T]):
+    """A queue bounded by items (0 = any number) and by the bytes in its room, that either side can end."""
+
+    def __init__(self, depth: int, room: _Room) -> None:
         self._depth = depth
-        self._budget = budget
-        self._changed = threading.Condition()
+        self._room = room
         self._items: deque[tuple[T, int]] = deque()
-        self._held = 0
         self._ended = False
         self._stopped = False
         self._error: BaseException | None = None
 
     def put(self, item: T, size: int) -> bool:
         """Wait for room, then append; False if nobody wants it any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._room(size))
+        with self._room.changed:
+            self._room.changed.wait_for(lambda: self._stopped or self._has_room(size))
             if not self._stopped:
                 self._items.append((item, size))
-                self._held += size
-                self._changed.notify_all()
+                self._room.held += size
+                self._room.changed.notify_all()
             return not self._stopped
 
-    def _room(self, size: int) -> bool:
+    def _has_room(self, size: int) -> bool:
         if not self._items:
             return True
-        return len(self._items) < self._depth and (not self._budget or self._held + size <= self._budget)
+        few = not self._depth or len(self._items) < self._depth
+        return few and (not self._room.budget or self._room.held + size <= self._room.budget)
 
     def end(self, error: BaseException | None) -> None:
         """No more items follow; `error` is raised after the last one. The first end counts."""
-        with self._changed:
+        with self._room.changed:
             self._error = self._error if self._ended else error
             self._ended = True
-            self._changed.notify_all()
+            self._room.changed.notify_all()
 
     def stop(self) -> None:
         """The consumer is gone: `put` returns False from now on."""
-        with self._changed:
+        with self._room.changed:
             self._stopped = True
+            self._room.held -= sum(size for _, size in self._items)
             self._items.clear()
-            self._changed.notify_all()
+            self._room.changed.notify_all()
 
     def __iter__(self) -> Iterator[T]:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._items or self._ended)
+            with self._room.changed:
+                self._room.changed.wait_for(lambda: self._items or self._ended)
                 if not self._items:
                     break
                 item, size = self._items.popleft()
-                self._held -= size
-                self._changed.notify_all()
+                self._room.held -= size
+                self._room.changed.notify_all()
             yield item
             del item
         if self._error is not None:

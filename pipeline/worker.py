@@ -46,7 +46,7 @@ from pipeline.core import (
 from pipeline.errors import DTypeError, PipelineError, RetryError, TransformError
 from pipeline.layout import ROWS, STARTS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
-from pipeline.stream import Flow
+from pipeline.stream import Flow, Headstart
 from pipeline.watchdog import Watchdog
 
 log = logging.getLogger("pipeline")
@@ -99,6 +99,8 @@ class Worker:
     writers: int = 1
     look_in: Callable[[Arrays], None] = field(default=lambda _: None)
     look_out: Callable[[Arrays], None] = field(default=lambda _: None)
+    head: Headstart[str, Columns] | None = None
+    """Splits that are being read already, by id, with all columns that are wanted."""
     ceiling: int = 0
     """Rows that the device was found to have memory for; 0 if it was never full."""
 
@@ -134,8 +136,12 @@ class Worker:
     def _chunks(self, split: Split, rows: int) -> Iterator[Columns]:
         if not isinstance(self.source, Selective):
             return self.source.read(split)
-        wanted = {*self.layout.needed, *self.inspector.needed(self.layout.schema)}
-        return self.source.read_only(split, [name for name in self.layout.schema.names if name in wanted], rows)
+        needed = {*self.layout.needed, *self.inspector.needed(self.layout.schema)}
+        wanted = [name for name in self.layout.schema.names if name in needed]
+        early = None if self.head is None else self.head.take(split.id)
+        if early is None:
+            return self.source.read_only(split, wanted, rows)
+        return ({name: chunk[name] for name in wanted} for chunk in early)
 
     def _upload(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Staged]]:
         for read in batches:
@@ -572,8 +578,13 @@ def _task_of(pair: tuple[Batch, Arrays]) -> Task:
     return pair[0].task
 
 
+def chunk_bytes(chunk: Columns) -> int:
+    """Bytes of some rows on the host."""
+    return _column_bytes(chunk.values())
+
+
 def _batch_bytes(batch: Batch) -> int:
-    return _column_bytes(batch.columns.values())
+    return chunk_bytes(batch.columns)
 
 
 def _column_bytes(held: Iterable[Column]) -> int:

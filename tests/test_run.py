@@ -19,10 +19,10 @@ import torch
 from pipeline.core import Columns, Output, Schema, Split, Task, Writer
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
-from pipeline.errors import ConfigError, DTypeError, OutputError, RetryError, TransformError
+from pipeline.errors import ConfigError, DataError, DTypeError, OutputError, RetryError, TransformError
 from pipeline.manifest import read_manifest
 from pipeline.policy import Conversion, Policy
-from pipeline.run import Options, plan
+from pipeline.run import Options, head_start, plan, run
 from pipeline.sink.parquet import Parquet
 from pipeline.transform.standardize import Standardize
 from pipeline.worker import FIT_ROWS
@@ -374,6 +374,65 @@ def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
     source.asked.clear()
     made = run_rows(source, lambda _: {}, tmp_path / "b", columns=[], carry=["id"])
     assert (source.asked, made["rows"]) == ([(("id",), 16)], 250)
+
+
+def headed(source: Choosy, out: Path, transform: Any = same, **given: Any) -> dict[str, Any]:
+    """A run with a head start, as the front door makes one."""
+    options = replace(Options(batch_rows=16, progress="none", columns=["x"]), **given)
+    sink = Parquet(str(out))
+    head = head_start(source, sink, options)
+    try:
+        return run(
+            source=source, transform=transform, sink=sink, engine=Local(), device=Cpu(), options=options, head=head
+        )
+    finally:
+        if head is not None:
+            head.stop()
+
+
+def test_what_was_read_early_is_not_read_again(tmp_path: Path) -> None:
+    """The output is that of a run without a head start; each split is read once."""
+    source = Choosy(table())
+    assert headed(source, tmp_path / "a")["rows"] == 250
+    assert len(source.asked) == len(source.splits())
+    run_rows(Rows(table()), same, tmp_path / "b", columns=["x"])
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_a_fit_pass_takes_what_was_read_early(tmp_path: Path) -> None:
+    """The pass after it reads again, and the output is that of a run without a head start."""
+    source = Choosy(table())
+    headed(source, tmp_path / "a", Standardize())
+    assert len(source.asked) == 2 * len(source.splits())
+    run_rows(Rows(table()), Standardize(), tmp_path / "b", columns=["x"])
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_nothing_is_read_early_in_vain(tmp_path: Path) -> None:
+    """Not where parts are there already, unless they are to be replaced; not where all is done in one thread."""
+    source = Choosy(table())
+    headed(source, tmp_path / "a")
+    source.asked.clear()
+    assert headed(source, tmp_path / "a")["state"] == "nothing to do"
+    assert head_start(source, Parquet(str(tmp_path / "b")), Options(stream_depth=0)) is None
+    assert source.asked == []
+    headed(source, tmp_path / "a", restart=True)
+    assert len(source.asked) == len(source.splits())
+
+
+def test_what_is_wrong_with_the_input_is_said_by_the_run(tmp_path: Path) -> None:
+    """A head start that cannot be made is none; one that fails on the way fails the run, with the same words."""
+
+    @dataclass
+    class Broken(Choosy):
+        def read_only(self, split: Split, columns: Sequence[str], rows: int) -> Iterator[Columns]:
+            yield from super().read_only(split, columns, rows)
+            raise DataError("the file ends in the middle")
+
+    assert head_start(Choosy(table()), Parquet(str(tmp_path / "a")), Options(columns=["nowhere"])) is None
+    with pytest.raises(DataError, match="ends in the middle"):
+        headed(Broken(table()), tmp_path / "b")
+    assert not list((tmp_path / "b").glob("*.parquet"))
 
 
 def test_what_was_learned_is_not_learned_again(tmp_path: Path) -> None:

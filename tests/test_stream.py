@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.stream import Flow, fan, prefetch
+from pipeline.stream import Flow, Headstart, fan, prefetch
 
 
 def _lanes() -> int:
-    return sum(thread.name == "pipeline-lane" for thread in threading.enumerate())
+    return sum(thread.name in ("pipeline-lane", "pipeline-headstart") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
@@ -260,3 +260,104 @@ def test_a_lane_of_several_threads_counts_them_together() -> None:
     results = flow.spread("write", _joined, _words(2), 3, _letter)
     assert len(list(results)) == 6
     assert [(lane.name, lane.width, lane.items) for lane in flow.lanes] == [("write", 3, 6)]
+
+
+# ---- before anybody asks ---------------------------------------------------------------------------------------------
+
+
+def _group(letter: str, n: int) -> tuple[str, Iterator[Word]]:
+    return letter, ((letter, i) for i in range(n))
+
+
+def test_a_head_start_is_made_until_the_bytes_are_there() -> None:
+    """The item that exceeds them is the last until somebody comes; then the group goes on, and no other begins."""
+    made: list[str] = []
+    enough = threading.Semaphore(0)
+
+    def group(letter: str) -> tuple[str, Iterator[Word]]:
+        made.append(letter)
+        return letter, (enough.release() or (letter, i) for i in range(3))  # type: ignore[func-returns-value]
+
+    head = Headstart(map(group, "abcdef"), lambda _: 10, 40)
+    for _ in range(5):  # a, and two of b; the fifth is in hand
+        assert enough.acquire(timeout=10)
+    assert not enough.acquire(timeout=0.05)
+    assert list(head.take("a") or ()) == [("a", i) for i in range(3)]
+    assert list(head.take("b") or ()) == [("b", i) for i in range(3)]
+    assert head.take("b") is head.take("c") is None
+    head.stop()
+    assert made == ["a", "b", *"c"]
+    assert _lanes() == 0
+
+
+def test_groups_of_a_head_start_are_begun_within_the_bytes() -> None:
+    """Many groups of one item each do not slip past the bounds, one after the other."""
+    begun: list[str] = []
+    enough = threading.Semaphore(0)
+
+    def groups() -> Iterator[tuple[str, Iterator[Word]]]:
+        for letter in "abcdef":
+            begun.append(letter)
+            enough.release()
+            yield _group(letter, 1)
+
+    head = Headstart(groups(), lambda _: 10, 25)
+    for _ in range(4):
+        assert enough.acquire(timeout=10)
+    assert not enough.acquire(timeout=0.05)
+    head.stop()
+    assert begun == [*"abcd"]
+    assert head.take("d") is None
+    assert _lanes() == 0
+
+
+def test_an_error_of_a_head_start_is_raised_where_its_group_is_taken() -> None:
+    """After the items before it; the groups after it are produced all the same."""
+
+    def broken() -> Iterator[Word]:
+        yield "a", 0
+        raise ValueError("second")
+
+    head = Headstart([("a", broken()), _group("b", 1)], lambda _: 1, 100)
+    assert list(head.take("b") or ()) in ([("b", 0)], [])
+    items = head.take("a")
+    assert items is not None
+    assert next(items) == ("a", 0)
+    with pytest.raises(ValueError, match="second"):
+        next(items)
+    head.stop()
+    assert _lanes() == 0
+
+
+def test_a_head_start_that_nobody_wants_ends() -> None:
+    """Also in the middle of a group, whose clean-up runs; also where a group was taken and left."""
+    closed = threading.Event()
+
+    def endless() -> Iterator[Word]:
+        try:
+            while True:
+                yield "a", 0
+        finally:
+            closed.set()
+
+    for taken in (False, True):
+        closed.clear()
+        head = Headstart([("a", endless())], lambda _: 1, 3)
+        if taken and (items := head.take("a")) is not None:
+            next(items)
+        head.stop()
+        head.stop()
+        assert taken or closed.is_set()
+        assert _lanes() == 0
+
+
+def test_one_group_is_filled_while_another_is_at_work() -> None:
+    """All items of a group may wait, within the bytes: the thread of the next one is not kept waiting for them."""
+    both = threading.Barrier(2, timeout=10)
+
+    def step(words: Iterator[Word]) -> Iterator[str]:
+        both.wait()  # the second group has begun before the first took an item
+        yield "".join(letter for letter, _ in words)
+
+    assert list(fan(_words(9, "ab"), step, 2, _letter, 1, taken=lambda _: 1, budget=100)) == ["a" * 9, "b" * 9]
+    assert _lanes() == 0
