@@ -283,6 +283,7 @@ def _options(cfg: DictConfig, plain: dict[str, Any], door: _Door) -> Options:
         batch_rows=batch["rows"],
         batch_bytes=batch["bytes"],
         readers=stream["readers"],
+        computers=stream["computers"],
         writers=stream["writers"],
         stream_depth=stream["depth"],
         stream_bytes=stream["bytes"],

@@ -58,6 +58,7 @@ class Stream:
     depth: int = 2
     bytes: int = 268435456
     readers: Optional[int] = None  # noqa: UP045
+    computers: Optional[int] = None  # noqa: UP045
     writers: Optional[int] = None  # noqa: UP045
 
 
@@ -158,6 +159,7 @@ _LEAST = {
     "stream.bytes": 1,
     "checks.unique_rows": 1,
     "stream.readers": 1,
+    "stream.computers": 1,
     "stream.writers": 1,
     "run.seed": 0,
     "run.threads": 1,

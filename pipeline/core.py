@@ -304,7 +304,10 @@ class Device(Protocol):
         """Start copying arrays to the device; they are the caller's again when this returns, unless shared (CPU)."""
 
     def compute(self) -> AbstractContextManager[None]:
-        """The scope in which `ready`, the transform and `leave` run on one batch; always in the same thread."""
+        """The scope in which `ready`, the transform and `leave` run on one batch.
+
+        Always in the same thread, unless the device has an attribute ``concurrent`` that is true.
+        """
 
     def ready(self, staged: Staged) -> Tensors:
         """The tensors, safe to use in the compute scope."""
@@ -421,6 +424,16 @@ def rowwise(transform: Transform) -> bool | None:
     """
     declared = getattr(transform, "rowwise", getattr(getattr(transform, "func", None), "rowwise", None))
     return None if declared is None else bool(declared)
+
+
+def concurrent(part: Transform | Device) -> bool:
+    """Whether several threads may call it at once, by the attribute ``concurrent``.
+
+    A transform says with it that what it returns depends on the batch alone: no random numbers, and nothing that it
+    writes to and reads again, be it an attribute of its own, a buffer of a module or a global. A function says so by
+    ``f.concurrent = True`` after its definition. What says nothing is called by one thread.
+    """
+    return getattr(part, "concurrent", getattr(getattr(part, "func", None), "concurrent", False)) is True
 
 
 def apply(transform: Transform, tensors: Tensors, validity: Validity, rows: int) -> Output:

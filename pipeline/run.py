@@ -34,6 +34,7 @@ from pipeline.core import (
     Task,
     Tensors,
     Transform,
+    concurrent,
     rowwise,
     whole,
 )
@@ -67,7 +68,8 @@ class Options:
         columns, carry: see `pipeline.layout.layout`.
         batch_rows: rows of a batch; None = by `batch_bytes`.
         batch_bytes: bytes of the tensors of a batch.
-        readers, writers: splits decoded, and parts encoded, at once; None = by the cores there are.
+        readers, computers, writers: splits decoded, batches transformed, and parts encoded, at once; None = by the
+            cores there are, and one batch if the transform does not say that it may be called by several threads.
         stream_depth: batches that may wait between two lanes; 0 = one thread.
         stream_bytes: bytes of all batches that wait between lanes.
         conversion: what may happen to values on their way into tensors and back.
@@ -91,6 +93,7 @@ class Options:
     batch_rows: int | None = None
     batch_bytes: int = 4 << 20
     readers: int | None = None
+    computers: int | None = None
     writers: int | None = None
     stream_depth: int = 2
     stream_bytes: int = 256 << 20
@@ -117,6 +120,7 @@ class Options:
             ("batch.rows", self.batch_rows, 1),
             ("batch.bytes", self.batch_bytes, 1),
             ("stream.readers", self.readers, 1),
+            ("stream.computers", self.computers, 1),
             ("stream.writers", self.writers, 1),
             ("stream.depth", self.stream_depth, 0),
             ("stream.bytes", self.stream_bytes, 1),
@@ -178,6 +182,7 @@ class Stage:
             Watchdog(options.batch_timeout, self._leave) if options.batch_timeout else Watchdog(),
             Inspector(self.rules, aside),
             options.readers or max(1, min(_MOST_LANES, _cores() // 2)),
+            _computers(transform, self.device, options),
             options.writers or min(_MOST_LANES, _cores()),
             head=head,
         )
@@ -356,7 +361,7 @@ def prepare(
         stored=stored,
         batch_rows=rows,
         out_row_bytes=sum(kind.dtype.itemsize * math.prod(kind.shape) for kind in kinds.values()),
-        in_flight=_LANES * (options.stream_depth + 1) if options.stream_depth else 1,
+        in_flight=_in_flight(options, _computers(transform, device, options)),
         single=sink.single,
         fits=fits,
         in_place=in_place,
@@ -388,6 +393,27 @@ def _aside(where: Home, sink: Sink, rules: Rules, given: Schema, stored: Schema)
     aside = Aside(where, schemas, getattr(sink, "durability", "full") == "full")
     aside.check()
     return aside
+
+
+def _in_flight(options: Options, computers: int) -> int:
+    return _LANES * (options.stream_depth + 1) + computers - 1 if options.stream_depth else 1
+
+
+def _computers(transform: Transform, device: Device, options: Options) -> int:
+    """Threads that call the transform at once: more than one only if it and the device say so."""
+    asked = options.computers
+    if concurrent(device) and concurrent(transform):
+        return asked or min(_MOST_LANES, _cores())
+    if asked is not None and asked > 1:
+        who = (
+            f"device={device.name} has one queue of work"
+            if not concurrent(device)
+            else (
+                f"{_name(transform)} does not say that several threads may call it (attribute concurrent, see README)"
+            )
+        )
+        raise ConfigError(f"stream.computers={asked}: {who}; set stream.computers=1")
+    return 1
 
 
 def _cores() -> int:

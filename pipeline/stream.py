@@ -1,8 +1,9 @@
 """Lanes: steps of the flow that overlap, each in a thread of its own. The only concurrency of the package.
 
 A lane is a generator over the lane before it. `prefetch` moves it to a thread behind a bounded buffer; with depth 0 the
-same generator runs in the caller's thread. `fan` gives each group of items a thread of its own, some at once, and keeps
-their order. An exception travels down, an early close travels up, and neither leaves a thread behind.
+same generator runs in the caller's thread. `fan` gives each group of items a thread of its own, some at once, and
+`pool` has several threads for single items; both keep the order. An exception travels down, an early close travels up,
+and neither leaves a thread behind.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -62,6 +64,11 @@ class Lane:
             self.starved += seconds
             if self.track is not None:
                 self.track.add(self.track.starved, seconds)
+
+    def wait(self, seconds: float, _: int = 0) -> None:
+        """Count waiting for the lane before, where the time inside the lane does not hold it yet."""
+        self.work(seconds, 0)
+        self.starve(seconds)
 
     def block(self, seconds: float) -> None:
         """Count waiting for the lane after."""
@@ -118,6 +125,24 @@ class Flow:
         steps = partial(_counted, lane, step)
         return fan(before, steps, width, key, self.depth, size=size, taken=taken, budget=self.bytes, blocked=lane.block)
 
+    def each(
+        self,
+        name: str,
+        call: Callable[[S], Sequence[T]],
+        before: Iterator[S],
+        width: int,
+        size: Callable[[T], int] = lambda _: 0,
+    ) -> Iterator[T]:
+        """As `through`, where what becomes of an item depends on it alone: `width` of them are at work at once.
+
+        Without threads they come one after the other.
+        """
+        if width == 1 or self.depth == 0:
+            return self.through(name, lambda items: (made for item in items for made in call(item)), before, size)
+        lane = self._lane(name, width)
+        results = pool(_timed(before, lane.wait), partial(_worked, lane, call), width)
+        return prefetch(results, self.depth, size=size, budget=self.bytes, blocked=lane.block)
+
     def _lane(self, name: str, width: int) -> Lane:
         track = None if self.timeline is None else self.timeline.track(name, width)
         self.lanes.append(lane := Lane(name, width, track=track))
@@ -126,6 +151,13 @@ class Flow:
 
 def _counted(lane: Lane, step: Callable[[Iterator[S]], Iterator[T]], before: Iterator[S]) -> Iterator[T]:
     return _timed(_closing(step, _timed(before, lane.starve)), lane.work)
+
+
+def _worked(lane: Lane, call: Callable[[S], Sequence[T]], item: S) -> Sequence[T]:
+    start = time.perf_counter()
+    made = call(item)
+    lane.work(time.perf_counter() - start, len(made))
+    return made
 
 
 def _timed(items: Iterator[T], add: Callable[[float, int], None]) -> Generator[T, None, None]:
@@ -384,6 +416,42 @@ class _Deal:
         """Return when the threads of all groups are gone."""
         for group in self._running:
             group.ahead.stop()
+
+
+# ---- several threads, one item each ----------------------------------------------------------------------------------
+
+
+def pool(items: Iterator[S], call: Callable[[S], Sequence[T]], width: int) -> Generator[T, None, None]:
+    """What `call` makes of each item, in the order of the items; `width` of them are at work at once.
+
+    An error arrives after what became of the items before it.
+    """
+    threads = ThreadPoolExecutor(width, "pipeline-lane")
+    waiting: deque[Future[Sequence[T]]] = deque()
+    try:
+        for begun in _begun(items, lambda item: threads.submit(call, item)):
+            waiting.append(begun)
+            del begun
+            if len(waiting) > width:  # one is ready for the thread that is done first
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
+        _close(items)
+
+
+def _begun(items: Iterator[S], submit: Callable[[S], Future[Sequence[T]]]) -> Iterator[Future[Sequence[T]]]:
+    """Each item at work; an error of the lane before comes as the last of them."""
+    try:
+        for item in items:
+            yield submit(item)
+    except GeneratorExit:
+        raise
+    except BaseException as e:  # noqa: BLE001  (raised again when its turn comes)
+        failed: Future[Sequence[T]] = Future()
+        failed.set_exception(e)
+        yield failed
 
 
 # ---- before anybody asks ---------------------------------------------------------------------------------------------

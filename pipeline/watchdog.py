@@ -10,6 +10,7 @@ import faulthandler
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Watchdog:
         Args:
             what: file and rows.
             code: whether code of the user runs in the block. It may block the interpreter, and with it the thread that
-                watches; then the system ends the process after `grace`. One block with code at a time.
+                watches; then the system ends the process after `grace`.
         """
         if self.seconds is None:
             yield
@@ -68,9 +69,25 @@ class Watchdog:
 @contextmanager
 def _blocked(seconds: float) -> Iterator[None]:
     """Let the system end the process if the block takes that long; works without the interpreter."""
-    with suppress(OSError, ValueError, AttributeError):  # there is no stderr to show the stacks on
-        faulthandler.dump_traceback_later(seconds, exit=True)
+    deadline = time.monotonic() + seconds
     try:
+        _arm(lambda: _deadlines.append(deadline))
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        _arm(lambda: _deadlines.remove(deadline))
+
+
+_deadlines: list[float] = []
+"""Of the blocks that are under way; the system has one timer for all of them."""
+
+_lock = threading.Lock()
+
+
+def _arm(change: Callable[[], None]) -> None:
+    """Set the timer for the block that ends first."""
+    with _lock, suppress(OSError, ValueError, AttributeError):  # there is no stderr to show the stacks on
+        change()
+        if _deadlines:
+            faulthandler.dump_traceback_later(max(1e-3, min(_deadlines) - time.monotonic()), exit=True)
+        else:
+            faulthandler.cancel_dump_traceback_later()

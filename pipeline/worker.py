@@ -78,9 +78,9 @@ class Ways:
 class Worker:
     """Turns tasks into parts.
 
-    `readers` splits are decoded at once and `writers` parts encoded. `flow` collects what each lane did; `advance` is
-    told the rows of each batch that has come back from the device; `look_in` and `look_out` are shown the arrays of
-    each batch before and after the transform.
+    `readers` splits are decoded at once, `computers` batches transformed and `writers` parts encoded. `flow` collects
+    what each lane did; `advance` is told the rows of each batch that has come back from the device; `look_in` and
+    `look_out` are shown the arrays of each batch before and after the transform.
     """
 
     source: Source
@@ -96,6 +96,7 @@ class Worker:
     watch: Watchdog = field(default_factory=Watchdog)
     inspector: Inspector = field(default_factory=Inspector)
     readers: int = 1
+    computers: int = 1
     writers: int = 1
     look_in: Callable[[Arrays], None] = field(default=lambda _: None)
     look_out: Callable[[Arrays], None] = field(default=lambda _: None)
@@ -110,8 +111,7 @@ class Worker:
         """Parts of the tasks, in order."""
         flow = self.flow
         staged = flow.through("upload", self._upload, self._batches(tasks, self.batch_rows), _pair_bytes)
-        computed = flow.through("compute", self._compute, staged, _pair_bytes)
-        arrays = flow.through("download", self._download, computed, _arrays_bytes)
+        arrays = flow.through("download", self._download, self._computed(staged), _arrays_bytes)
         return flow.spread("write", self._write, arrays, self.writers, _task_of, taken=_arrays_bytes)
 
     def _batches(self, tasks: Iterable[Task], rows: int) -> Iterator[Batch]:
@@ -167,27 +167,52 @@ class Worker:
                     "conversion.memory=share forbids; use auto"
                 )
 
+    def _computed(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
+        if self.computers == 1:
+            return self.flow.through("compute", self._compute, pairs, _pair_bytes)
+        import torch
+
+        _sow(self.seed, self.device.name)
+        still = torch.default_generator.get_state()
+
+        def alone(pair: tuple[Batch, Staged]) -> list[tuple[Batch, Staged]]:
+            made = list(self._compute_one(pair))
+            if not torch.equal(torch.default_generator.get_state(), still):
+                raise TransformError(
+                    "the transform draws random numbers, and which rows get which would hang on the order of threads; "
+                    "set stream.computers=1, or take its attribute concurrent away"
+                )
+            return made
+
+        return self.flow.each("compute", alone, pairs, self.computers, _pair_bytes)
+
     def _compute(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
         task: Task | None = None
-        for batch, staged in pairs:
-            if batch.task is not task:  # results depend on the part, not on which parts this process made before
-                task = batch.task
+        for pair in pairs:
+            if pair[0].task is not task:  # results depend on the part, not on which parts this process made before
+                task = pair[0].task
                 _sow(zlib.crc32(task.key.encode(), self.seed), self.device.name)
-            with self.device.compute():
-                waiting = [_Piece(batch, *_apart(self.device.ready(staged)))]
-            del staged
-            while waiting:
-                piece = waiting.pop()
-                if self.ceiling and piece.batch.rows > self.ceiling:
-                    waiting += reversed(piece.halves())
-                    continue
-                with _naming(piece.batch), self.watch.over(piece.batch.where):
-                    left = self._try(piece)
-                if left is None:
-                    waiting.append(piece)
-                    continue
-                yield piece.batch, left
-                del piece, left
+            made = self._compute_one(pair)
+            del pair
+            yield from made
+
+    def _compute_one(self, pair: tuple[Batch, Staged]) -> Iterator[tuple[Batch, Staged]]:
+        batch, staged = pair
+        with self.device.compute():
+            waiting = [_Piece(batch, *_apart(self.device.ready(staged)))]
+        del pair, staged
+        while waiting:
+            piece = waiting.pop()
+            if self.ceiling and piece.batch.rows > self.ceiling:
+                waiting += reversed(piece.halves())
+                continue
+            with _naming(piece.batch), self.watch.over(piece.batch.where):
+                left = self._try(piece)
+            if left is None:
+                waiting.append(piece)
+                continue
+            yield piece.batch, left
+            del piece, left
 
     def _try(self, piece: _Piece) -> Staged | None:
         """The output of a piece, or None if the device is too small for it and `ceiling` was lowered.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.stream import Flow, Headstart, fan, prefetch
+from pipeline.stream import Flow, Headstart, fan, pool, prefetch
 
 
 def _lanes() -> int:
@@ -361,3 +361,72 @@ def test_one_group_is_filled_while_another_is_at_work() -> None:
 
     assert list(fan(_words(9, "ab"), step, 2, _letter, 1, taken=lambda _: 1, budget=100)) == ["a" * 9, "b" * 9]
     assert _lanes() == 0
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_items_at_work_at_once_keep_their_order(width: int) -> None:
+    """Also where one takes long, or gives several results or none."""
+    gate = threading.Event()
+
+    def call(n: int) -> list[int]:
+        if n == 0 and width > 1:
+            gate.wait(timeout=10)  # until a later one is done
+        gate.set()
+        return [n] * (n % 3)
+
+    assert list(pool(iter(range(20)), call, width)) == [n for n in range(20) for _ in range(n % 3)]
+    assert _pools() == 0
+
+
+def test_as_many_items_are_at_work_as_the_width() -> None:
+    """They meet; more of them could not, since the barrier takes three at a time and there are six."""
+    met = threading.Barrier(3)
+    flow = Flow(2, 0)
+    results = flow.each("compute", lambda n: [(n, met.wait(timeout=10))], iter(range(6)), 3)
+    assert [n for n, _ in results] == list(range(6))
+    assert [(lane.name, lane.width, lane.items) for lane in flow.lanes] == [("compute", 3, 6)]
+    assert flow.lanes[0].busy >= 0
+
+
+@pytest.mark.parametrize("place", ["call", "items"])
+def test_an_error_of_one_item_arrives_after_those_before_it(place: str) -> None:
+    """Of the call, or of the lane before; no thread stays."""
+
+    def items() -> Iterator[int]:
+        yield from range(3)
+        if place == "items":
+            raise ValueError("third")
+        yield from range(3, 9)
+
+    def call(n: int) -> list[int]:
+        if n == 3:
+            raise ValueError("third")
+        return [n]
+
+    got: list[int] = []
+    with pytest.raises(ValueError, match="third"):
+        got.extend(pool(items(), call, 2))
+    assert got == [0, 1, 2]
+    assert _pools() == 0
+
+
+def test_an_early_close_ends_a_pool() -> None:
+    """The lane before it ends too."""
+    closed = threading.Event()
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    results = Flow(2, 0).each("compute", lambda n: [n + 1], endless(), 3)
+    assert next(results) == 2
+    results.close()  # type: ignore[attr-defined]
+    assert closed.is_set()
+    assert _pools() == 0
+
+
+def _pools() -> int:
+    return sum(thread.name.startswith("pipeline-lane") for thread in threading.enumerate())

@@ -21,6 +21,7 @@ class Cpu:
 
     name = "cpu"
     shares = True
+    concurrent = True
 
     def upload(self, arrays: Arrays) -> Staged:
         """Wrap the arrays as tensors."""

@@ -32,6 +32,7 @@ class Cast:
     columns: Sequence[str] | None = None
     check: Check = "exact"
     rowwise: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.check not in get_args(Check):

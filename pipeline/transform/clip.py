@@ -34,6 +34,7 @@ class Clip:
     max: float | None = None
     columns: Sequence[str] | None = None
     rowwise: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.min is None and self.max is None:

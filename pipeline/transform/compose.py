@@ -10,7 +10,18 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from pipeline.core import Fittable, Output, Setup, TakesValidity, Tensors, Transform, Validity, apply, rowwise
+from pipeline.core import (
+    Fittable,
+    Output,
+    Setup,
+    TakesValidity,
+    Tensors,
+    Transform,
+    Validity,
+    apply,
+    concurrent,
+    rowwise,
+)
 from pipeline.errors import ConfigError, DTypeError, PipelineError, TransformError
 
 Nulls = Literal["error", "mask"]
@@ -50,6 +61,11 @@ class Compose:
     def rowwise(self) -> bool:
         """Whether all steps are; one that does not say counts as such."""
         return all(rowwise(step) is not False for _, step in self._named)
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether all steps say so."""
+        return all(concurrent(step) for _, step in self._named)
 
     def setup(self, device: str) -> None:
         """Prepare each step."""

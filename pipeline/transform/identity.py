@@ -13,6 +13,7 @@ class Identity:
     """Returns its input: every bit, every null."""
 
     rowwise: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = True
 
     def __call__(self, tensors: Tensors) -> Tensors:
         """The same tensors."""

@@ -47,6 +47,11 @@ class Module:
     keep: bool = True
     rowwise: bool = True
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether all of the module is torch's own and keeps nothing, or says by ``concurrent = True`` that it does."""
+        return all(_keeps_nothing(part) for part in self.module.modules())
+
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
             raise ConfigError(f"transform.module must be an nn.Module; got {type(self.module).__name__}")
@@ -133,6 +138,15 @@ class Module:
     def _widened(self, made: Tensor, arguments: Sequence[Tensor]) -> Tensor:
         narrow = None if self.autocast is None else dtype_of(self.autocast, "transform.autocast")
         return made.float() if made.dtype == narrow and all(a.dtype != narrow for a in arguments) else made
+
+
+def _keeps_nothing(part: nn.Module) -> bool:
+    """Whether a call in evaluation mode depends on its arguments alone. Hooks may do anything."""
+    hooks = (part._forward_hooks, part._forward_pre_hooks)  # noqa: SLF001  (torch tells in no other way)
+    if part.training or any(hooks) or "forward" in vars(part):
+        return False
+    own = type(part).__module__.startswith("torch.nn.modules.") and not type(part).__name__.startswith("Fractional")
+    return own or getattr(part, "concurrent", False) is True
 
 
 def _nulls(outputs: Sequence[str], holed: Sequence[str], validity: Validity) -> Validity:

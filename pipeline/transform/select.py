@@ -27,6 +27,7 @@ class Select:
     drop: Sequence[str] | None = None
     rename: Mapping[str, str] | None = None
     rowwise: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         new = list((self.rename or {}).values())

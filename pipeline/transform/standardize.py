@@ -54,6 +54,7 @@ class Standardize:
     over: Over = "rows"
     dtype: str = "float32"
     rowwise: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = True
     _ready: dict[_Key, tuple[Tensor, Tensor | None, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
