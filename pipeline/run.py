@@ -466,6 +466,8 @@ def _batch_rows(chosen: Layout, splits: Sequence[Split], size: int) -> int:
 
 
 def _name(transform: object) -> str:
+    if type(transform).__str__ is not object.__str__:
+        return str(transform)
     name = getattr(transform, "__qualname__", None) or getattr(getattr(transform, "func", None), "__qualname__", None)
     return str(name or type(transform).__name__)
 

@@ -27,6 +27,7 @@ TABLE = {
     "columns": [*WAIST, "policy"],
     "tensors": WAIST,
     "files": WAIST,
+    "compiling": WAIST,
     "timeline": [],
     "stream": [*WAIST, "timeline"],
     "filter": WAIST,
@@ -65,7 +66,7 @@ TABLE = {
     "verdict": [*WAIST, "columns", "difference", "plan", "sample"],
     "source.*": [*WAIST, *EDGES, "filter", "source.__init__"],
     "sink.*": [*WAIST, *EDGES],
-    "transform.*": [*WAIST, "transform.__init__"],
+    "transform.*": [*WAIST, "compiling", "transform.__init__"],
     "device.__init__": [*WAIST, "device.*"],
     "device.*": [*WAIST, "tensors"],
     "engine.*": WAIST,
@@ -116,6 +117,7 @@ FENCES = {
     "pickle": ["testing.*"],  # a contract: components travel cold
     "torch": [
         "core",
+        "compiling",
         "tensors",
         "transform.*",
         "device.*",

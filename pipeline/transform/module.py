@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline import compiling
 from pipeline.core import Output, Tensors, Validity
 from pipeline.errors import ConfigError, DTypeError, InputError, TransformError
 from pipeline.transform import dtype_name, dtype_of, suggest
@@ -34,6 +35,7 @@ class Module:
         dtype: of the arguments, such as float32 for pixels in uint8; None passes them as they are.
         autocast: ``bfloat16`` or ``float16``: what is quicker in it and safe is computed in it (torch.autocast). What
             comes out as such is float32 again, with the digits that are left.
+        compile: true calls the module through torch.compile; false does not; or the name of another backend of torch.
         keep: whether all columns of the input stay, unless replaced; else only `outputs` leave.
         rowwise: whether a row of the output depends on the same row of the input alone.
     """
@@ -44,13 +46,14 @@ class Module:
     weights: str | None = None
     dtype: str | None = None
     autocast: str | None = None
+    compile: compiling.Backend = False
     keep: bool = True
     rowwise: bool = True
 
     @property
     def concurrent(self) -> bool:
         """Whether all of the module is torch's own and keeps nothing, or says by ``concurrent = True`` that it does."""
-        return all(_keeps_nothing(part) for part in self.module.modules())
+        return not self.compile and all(_keeps_nothing(part) for part in self.module.modules())
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -65,9 +68,19 @@ class Module:
             dtype_of(self.dtype, "transform.dtype")
         if self.autocast not in (None, "bfloat16", "float16"):
             raise ConfigError(f"transform.autocast must be bfloat16, float16 or null; got {self.autocast!r}")
+        compiling.check(self.compile, "transform.compile")
+
+    def __str__(self) -> str:
+        ways = [f"autocast {self.autocast}"] if self.autocast else []
+        ways += ["compiled"] if self.compile else []
+        return f"Module ({', '.join(ways)})" if ways else "Module"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_function"}  # kernels stay in this process
 
     def setup(self, device: str) -> None:
-        """Read the weights and move to the device."""
+        """Read the weights and move to the device; if it is to be compiled, see that there is a compiler."""
+        compiling.check_compiler(self.compile, device, "transform.compile")
         if self.weights is not None:
             _load(self.module, self.weights)
         self.module.to(device).eval()
@@ -114,9 +127,11 @@ class Module:
         kind = type(self.module).__name__
         try:
             with torch.no_grad(), self._precision(arguments[0].device.type):
-                made = self.module(*arguments)
+                made = self._function(*arguments)
         except torch.OutOfMemoryError:
             raise
+        except TransformError as e:
+            raise TransformError(f"{kind}: {e}") from e.__cause__
         except Exception as e:
             kinds = [f"{dtype_name(argument.dtype)}{list(argument.shape)}" for argument in arguments]
             given = ", ".join(f"{name!r}: {argument}" for name, argument in zip(inputs, kinds, strict=True))
@@ -129,6 +144,10 @@ class Module:
         if len(many) != len(outputs):
             raise TransformError(f"{kind} returned {len(many)} tensors; transform.outputs names {', '.join(outputs)}")
         return [self._widened(t, arguments) for t in many]
+
+    @cached_property
+    def _function(self) -> Callable[..., Any]:
+        return compiling.compiled(self.module, self.compile, "transform.compile")
 
     def _precision(self, device: str) -> AbstractContextManager[Any]:
         if self.autocast is None:
