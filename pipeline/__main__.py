@@ -281,7 +281,7 @@ def _options(cfg: DictConfig, plain: dict[str, Any], door: _Door) -> Options:
         columns=plain["columns"],
         carry=plain["carry"],
         batch_rows=batch["rows"],
-        batch_bytes=batch["bytes"],
+        batch_bytes=None if batch["bytes"] == "auto" else batch["bytes"],
         readers=stream["readers"],
         computers=stream["computers"],
         writers=stream["writers"],

@@ -50,7 +50,7 @@ Progress = Enum("Progress", ["auto", "bar", "lines", "none"])
 @dataclass
 class Batch:
     rows: Optional[int] = None  # noqa: UP045
-    bytes: int = 4194304
+    bytes: Any = 4194304
 
 
 @dataclass
@@ -401,6 +401,8 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"columns: expected null, a list as in columns=[a,b] or a mapping of new name to list; got {columns!r}"
     if not (carry in ("all", "none") or _names(carry) or _later(carry)):
         yield f"carry: expected all, none or a list as in carry=[id,name]; got {carry!r}"
+    if not (type(raw["batch"]["bytes"]) is int or raw["batch"]["bytes"] == "auto" or _later(raw["batch"]["bytes"])):
+        yield f"batch.bytes: expected a number of bytes, or auto; got {raw['batch']['bytes']!r}"
     known = {f.name for f in fields(Conversion)}  # any other key has been complained about
     if raw["conversion"].keys() <= known and not any(_later(value) for value in raw["conversion"].values()):
         yield from _complaint(conversion, raw["conversion"])

@@ -22,6 +22,8 @@ class Plan:
         names: what is at work, for people: source, transform, device, sink.
         fits: whether a pass over the data comes first.
         in_place: whether the transform writes into its input.
+        auto: whether the rows of a batch are found by a trial at the start.
+        trials: rows of a batch and rows in a second, once they were tried.
         checks: place in the configuration, what is asked, and the action.
     """
 
@@ -38,6 +40,8 @@ class Plan:
     in_place: bool = False
     notes: tuple[str, ...] = field(default=())
     checks: tuple[tuple[str, str, str], ...] = ()
+    auto: bool = False
+    trials: tuple[tuple[int, float], ...] = ()
 
     @property
     def rows(self) -> int | None:
@@ -77,11 +81,12 @@ class Plan:
         size = human(sum(split.bytes for split in self.splits))
         parts = "one file" if self.single else f"{counted(len(self.splits), 'part')}"
         batches = "" if self.batches is None else f", {counted(self.batches, 'batch', 'batches')}"
+        auto = "auto, found by a trial at the start of a run; without it " if self.auto else ""
         head = [
             ("source", f"{self.names['source']}: {rows} rows, {size} decoded, {counted(len(self.splits), 'split')}"),
             ("transform", self.names["transform"] + (", fitted by a pass over the data first" if self.fits else "")),
             ("device", self.names["device"]),
-            ("batches", f"at most {self.batch_rows:,} rows, {human(self.batch_bytes)} of tensors{batches}"),
+            ("batches", f"{auto}at most {self.batch_rows:,} rows, {human(self.batch_bytes)} of tensors{batches}"),
             ("nulls", _NULLS[self.layout.conversion.policy.nulls]),
             ("memory", f"about {human(self.memory)} for {counted(self.in_flight, 'batch', 'batches')} in flight"),
             ("sink", f"{self.names['sink']}: {parts}"),

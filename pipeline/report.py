@@ -91,6 +91,7 @@ class Report:
             "peak_memory_bytes": peak(),
             "memory": self.memory.facts(),
             "batch_rows": self.plan.batch_rows,
+            "batch_trials": [{"rows": rows, "rows_per_second": round(rate)} for rows, rate in self.plan.trials],
             "device": self.device,
         }
 
@@ -123,6 +124,11 @@ class Report:
             ("rows", f"{f['rows_in']:,} in, {f['rows']:,} out"),
             ("nulls", f"{nulls_in:,} in, {nulls_out:,} out"),
             *([("checks", self._checks())] if self.outcomes else []),
+            *(
+                [("batches", f"{self.plan.batch_rows:,} rows, the quickest of {len(f['batch_trials'])} sizes")]
+                if self.plan.trials
+                else []
+            ),
             ("columns", f"{len(f['columns_transformed'])} transformed, {len(f['columns_carried'])} carried"),
             ("parts", f"{len(self.parts):,}, {human(f['bytes'])}{kept}"),
             ("time", f"{self.seconds:.2f} s, {rate}, peak memory {human(f['peak_memory_bytes'])}"),

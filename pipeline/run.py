@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pipeline import fit as fitted
+from pipeline.calibration import best, calibrate
 from pipeline.check.aside import Aside
 from pipeline.check.checks import Checks
 from pipeline.check.inspection import Inspector
@@ -56,6 +57,8 @@ from pipeline.worker import Ways, Worker, chunk_bytes, probe, taste
 log = logging.getLogger("pipeline")
 
 _LANES = 5
+_BATCH_BYTES = 4 << 20
+_TRIED = tuple(1 << n for n in range(20, 27))  # batch.bytes=auto
 _MAX_BATCH_ROWS = 1 << 20
 _MOST_LANES = 4  # where cores are many, other things become the limit, and each writer holds a row group
 
@@ -67,7 +70,7 @@ class Options:
     Attributes:
         columns, carry: see `pipeline.layout.layout`.
         batch_rows: rows of a batch; None = by `batch_bytes`.
-        batch_bytes: bytes of the tensors of a batch.
+        batch_bytes: bytes of the tensors of a batch; None = by a trial of several sizes at the start.
         readers, computers, writers: splits decoded, batches transformed, and parts encoded, at once; None = by the
             cores there are, and one batch if the transform does not say that it may be called by several threads.
         stream_depth: batches that may wait between two lanes; 0 = one thread.
@@ -91,7 +94,7 @@ class Options:
     columns: Selection = None
     carry: str | Sequence[str] = "all"
     batch_rows: int | None = None
-    batch_bytes: int = 4 << 20
+    batch_bytes: int | None = _BATCH_BYTES
     readers: int | None = None
     computers: int | None = None
     writers: int | None = None
@@ -280,6 +283,8 @@ def run(
         for part in manifest.vanished(work):
             log.warning("%s is no longer in the input; its part stays (run.restart=true drops it)", part.splits[0])
         manifest.withdraw()
+        if stage.plan.auto:
+            stage = _calibrated(stage, transform, pending)
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
         memory, recorder = Memory(device), stage.recorder(start)
         with progress("rows", rows, options.progress, options.every) as advance:
@@ -347,7 +352,13 @@ def prepare(
     leaving, exits = chosen.exits(kinds, out.like, unstack=unstack)
     stored = sink.accept(leaving)
     rules = bind(options.checks, schema, stored)
-    rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes)
+    rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes or _BATCH_BYTES)
+    auto = options.batch_rows is None and options.batch_bytes is None
+    if auto and rowwise(transform) is not True:
+        raise ConfigError(
+            f"batch.bytes=auto tries batches of several sizes, and {_name(transform)} does not say that its rows do "
+            "not depend on each other (attribute rowwise, see README); give batch.bytes or batch.rows a number"
+        )
     stage_plan = Plan(
         names={
             "source": f"{type(source).__name__} {getattr(source, 'path', '')}".strip(),
@@ -366,6 +377,7 @@ def prepare(
         fits=fits,
         in_place=in_place,
         checks=rules.shown,
+        auto=auto,
     )
     rules.expect(stage_plan.rows)
     ways = Ways(kinds, exits, stored, out.rows is not None, dict(out.like))
@@ -463,6 +475,22 @@ def _batch_rows(chosen: Layout, splits: Sequence[Split], size: int) -> int:
         return 65536
     rows = max(1, size // row_bytes)
     return min(_MAX_BATCH_ROWS, 1 << (rows.bit_length() - 1))  # a power of two, as sinks cut their rows
+
+
+def _calibrated(stage: Stage, transform: Transform, pending: Sequence[Task]) -> Stage:
+    """The stage with the size of batches that took the first rows through the quickest."""
+    fits = [size for size in _TRIED if size <= stage.options.stream_bytes // _LANES]
+    sizes = sorted({_batch_rows(stage.plan.layout, stage.plan.splits, size) for size in fits or _TRIED[:1]})
+    longest = max(split.rows or sizes[-1] for task in pending for split in task.splits)
+    sizes = [
+        rows for before, rows in zip([0, *sizes], sizes, strict=False) if before < longest
+    ]  # none spans two splits
+    trials = calibrate(lambda: stage.worker(transform), pending, sizes)
+    rows = best(trials).rows
+    told = ", ".join(f"{trial.rows:,}: {trial.per_second:,.0f}" for trial in trials)
+    log.info("batch.bytes=auto: batches of %s rows (rows of a batch, and rows in a second: %s)", f"{rows:,}", told)
+    tried = tuple((trial.rows, trial.per_second) for trial in trials)
+    return replace(stage, plan=replace(stage.plan, batch_rows=rows, trials=tried))
 
 
 def _name(transform: object) -> str:

@@ -99,7 +99,7 @@ class Flow:
         step: Callable[[Iterator[S]], Iterator[T]],
         before: Iterator[S],
         size: Callable[[T], int] = lambda _: 0,
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         """Run `step` over the items of the lane `before`, in a lane of its own."""
         lane = self._lane(name, 1)
         steps = _counted(lane, step, before)
@@ -114,7 +114,7 @@ class Flow:
         key: Callable[[S], object],
         size: Callable[[T], int] = lambda _: 0,
         taken: Callable[[S], int] = lambda _: 0,
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         """As `through`, with a run of `step` for each group of items; `width` groups are at work at once. See `fan`.
 
         With a width of 1, or without threads, `step` is given all items in one run.
@@ -132,7 +132,7 @@ class Flow:
         before: Iterator[S],
         width: int,
         size: Callable[[T], int] = lambda _: 0,
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         """As `through`, where what becomes of an item depends on it alone: `width` of them are at work at once.
 
         Without threads they come one after the other.

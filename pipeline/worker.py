@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import columns
 from pipeline.batching import cut, rebatch, rows_of
@@ -48,6 +48,9 @@ from pipeline.layout import ROWS, STARTS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
 from pipeline.stream import Flow, Headstart
 from pipeline.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("pipeline")
 
@@ -104,17 +107,23 @@ class Worker:
     """Splits that are being read already, by id, with all columns that are wanted."""
     ceiling: int = 0
     """Rows that the device was found to have memory for; 0 if it was never full."""
+    sown: Tensor | None = None
+    """The state of torch's generator when the last task began."""
 
     # ---- parts
 
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Part]:
         """Parts of the tasks, in order."""
-        flow = self.flow
-        staged = flow.through("upload", self._upload, self._batches(tasks, self.batch_rows), _pair_bytes)
-        arrays = flow.through("download", self._download, self._computed(staged), _arrays_bytes)
-        return flow.spread("write", self._write, arrays, self.writers, _task_of, taken=_arrays_bytes)
+        arrays = self.transformed(self.read(tasks, self.batch_rows))
+        return self.flow.spread("write", self._write, arrays, self.writers, _task_of, taken=_arrays_bytes)
 
-    def _batches(self, tasks: Iterable[Task], rows: int) -> Iterator[Batch]:
+    def transformed(self, batches: Iterator[Batch]) -> Generator[tuple[Batch, Arrays], None, None]:
+        """The batches, each with what came back from the device."""
+        staged = self.flow.through("upload", self._upload, batches, _pair_bytes)
+        return self.flow.through("download", self._download, self._computed(staged), _arrays_bytes)
+
+    def read(self, tasks: Iterable[Task], rows: int) -> Generator[Batch, None, None]:
+        """The input of the tasks, in batches of so many rows."""
         pieces = ((task, split) for task in tasks for split in task.splits)
         return self.flow.spread("read", self._read(rows), pieces, self.readers, lambda piece: piece, _batch_bytes)
 
@@ -170,14 +179,11 @@ class Worker:
     def _computed(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
         if self.computers == 1:
             return self.flow.through("compute", self._compute, pairs, _pair_bytes)
-        import torch
-
-        _sow(self.seed, self.device.name)
-        still = torch.default_generator.get_state()
+        self._sow("")
 
         def alone(pair: tuple[Batch, Staged]) -> list[tuple[Batch, Staged]]:
             made = list(self._compute_one(pair))
-            if not torch.equal(torch.default_generator.get_state(), still):
+            if self.drew():
                 raise TransformError(
                     "the transform draws random numbers, and which rows get which would hang on the order of threads; "
                     "set stream.computers=1, or take its attribute concurrent away"
@@ -191,10 +197,22 @@ class Worker:
         for pair in pairs:
             if pair[0].task is not task:  # results depend on the part, not on which parts this process made before
                 task = pair[0].task
-                _sow(zlib.crc32(task.key.encode(), self.seed), self.device.name)
+                self._sow(task.key)
             made = self._compute_one(pair)
             del pair
             yield from made
+
+    def _sow(self, key: str) -> None:
+        import torch
+
+        _sow(zlib.crc32(key.encode(), self.seed), self.device.name)
+        self.sown = torch.default_generator.get_state()
+
+    def drew(self) -> bool:
+        """Whether the transform has drawn random numbers on the CPU since the last task began."""
+        import torch
+
+        return self.sown is not None and not torch.equal(torch.default_generator.get_state(), self.sown)
 
     def _compute_one(self, pair: tuple[Batch, Staged]) -> Iterator[tuple[Batch, Staged]]:
         batch, staged = pair
@@ -306,7 +324,7 @@ class Worker:
 
     def fit(self, transform: Fittable, tasks: Iterable[Task]) -> Tensors:
         """What one pass over the data teaches `transform`: states of splits, merged in their order."""
-        staged = self.flow.through("upload", self._upload, self._batches(tasks, FIT_ROWS), _pair_bytes)
+        staged = self.flow.through("upload", self._upload, self.read(tasks, FIT_ROWS), _pair_bytes)
         total = transform.start()
         part: Tensors | None = None
         split: Split | None = None

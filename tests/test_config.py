@@ -26,6 +26,7 @@ OPTIONS = [(group, p.stem) for group in config.GROUPS for p in sorted((CONF / gr
 NEEDS = {
     ("transform", "module"): ["+transform.module={_target_: torch.nn.Identity}"],
     ("transform", "cast"): ["transform.dtype=float32"],
+    ("transform", "compiled"): ["+transform.step={_target_: torch.nn.Identity}"],
     ("transform", "clip"): ["transform.min=0"],
 }
 """Values for keys that an option leaves to its user."""
@@ -59,6 +60,16 @@ def test_every_option_becomes_an_object(group: str, option: str) -> None:
     objects, plain = config.build(composed(*overrides, "source.path=x"))
     assert plain[group]["_target_"].split(".")[-1] in repr(objects[group]) or group == "transform"
     pickle.loads(pickle.dumps(objects[group]))
+
+
+def test_the_size_of_batches_is_a_number_or_auto() -> None:
+    """By its key or by its preset; anything else is refused with both ways."""
+    for override in ("batch=auto", "batch.bytes=auto"):
+        assert config.build(composed("source.path=x", override))[1]["batch"] == {"rows": None, "bytes": "auto"}
+    assert config.build(composed("source.path=x", "batch.bytes=7"))[1]["batch"]["bytes"] == 7
+    for value in ("some", "1.5", "true", "null"):
+        assert "batch.bytes: expected a number of bytes, or auto; got " in complaint(f"batch.bytes={value}")
+    assert complaint("batch.bytes=0") == "batch.bytes must be at least 1; got 0"
 
 
 @pytest.mark.parametrize("preset", sorted(p.stem for p in (CONF / "experiment").glob("*.yaml")))

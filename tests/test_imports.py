@@ -71,10 +71,11 @@ TABLE = {
     "device.*": [*WAIST, "tensors"],
     "engine.*": WAIST,
     "worker": [*WAIST, "columns", "tensors", "batching", "check.inspection", "layout", "policy", "stream", "watchdog"],
+    "calibration": [*WAIST, "batching", "worker"],
     "run": [
-        *WAIST, "check.aside", "check.checks", "check.inspection", "check.rules", "columns", "files", "fit", "layout",
-        "log", "manifest", "memory", "page.document", "page.recorder", "plan", "policy", "progress", "report", "stream",
-        "watchdog", "worker",
+        *WAIST, "calibration", "check.aside", "check.checks", "check.inspection", "check.rules", "columns", "files",
+        "fit", "layout", "log", "manifest", "memory", "page.document", "page.recorder", "plan", "policy", "progress",
+        "report", "stream", "watchdog", "worker",
     ],
     "verify": [
         *WAIST, "columns", "batching", "check.checks", "difference", "layout", "plan", "policy", "run", "sample",

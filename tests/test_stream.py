@@ -54,7 +54,7 @@ def test_an_early_close_closes_every_lane(depth: int) -> None:
     flow = Flow(depth, 0)
     items = flow.through("two", lambda up: (x * 2 for x in up), flow.through("one", lambda up: up, endless()))
     assert next(items) == 2
-    items.close()  # type: ignore[attr-defined]
+    items.close()
     assert closed.is_set()
     assert _lanes() == 0
 
@@ -423,7 +423,7 @@ def test_an_early_close_ends_a_pool() -> None:
 
     results = Flow(2, 0).each("compute", lambda n: [n + 1], endless(), 3)
     assert next(results) == 2
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert closed.is_set()
     assert _pools() == 0
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from pipeline.core import Fittable, Output, Setup, TakesValidity, Tensors, Transform, Validity, apply
+from pipeline.core import Fittable, Output, Setup, TakesValidity, Tensors, Transform, Validity, apply, rowwise
 
 SIZES = (1, 3, 7)
 """Rows of the batches that the same input is cut into."""
@@ -62,7 +62,7 @@ class TransformContract:
     def test_the_size_of_batches_does_not_matter(self, size: int) -> None:
         """Rows transformed in pieces are the rows transformed at once, if the transform is row-wise."""
         transform, tensors = ready(self.make(), self.tensors()), self.tensors()
-        if not getattr(transform, "rowwise", True):
+        if rowwise(transform) is False:
             return  # its batches are never split
         pieces = [run(transform, cut(tensors, at, at + size)) for at in range(0, count(tensors), size)]
         assert_same(joined(pieces, size), run(transform, tensors), self.rtol, self.atol)

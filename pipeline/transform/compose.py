@@ -58,9 +58,10 @@ class Compose:
         return [(str(i), step) for i, step in enumerate(self.steps)]
 
     @property
-    def rowwise(self) -> bool:
-        """Whether all steps are; one that does not say counts as such."""
-        return all(rowwise(step) is not False for _, step in self._named)
+    def rowwise(self) -> bool | None:
+        """Whether all steps are; None if one of them does not say."""
+        said = {rowwise(step) for _, step in self._named}
+        return False if False in said else None if None in said else True
 
     @property
     def concurrent(self) -> bool:

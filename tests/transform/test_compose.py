@@ -177,9 +177,15 @@ def test_steps_are_prepared_for_the_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "rowwise"), [([Clip(max=1), torch_abs], True), ([Prepared()], False), ([Compose([Prepared()])], False)]
+    ("steps", "rowwise"),
+    [
+        ([Clip(max=1), Clip(min=0)], True),
+        ([Clip(max=1), torch_abs], None),
+        ([Prepared()], False),
+        ([Compose([Prepared()])], False),
+    ],
 )
-def test_it_is_rowwise_if_all_steps_are(steps: list[Transform], rowwise: bool) -> None:
+def test_it_is_rowwise_if_all_steps_are(steps: list[Transform], rowwise: bool | None) -> None:
     """A step that does not say counts as such."""
     assert Compose(steps).rowwise is rowwise
 
