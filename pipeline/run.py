@@ -185,7 +185,7 @@ class Stage:
             Watchdog(options.batch_timeout, self._leave) if options.batch_timeout else Watchdog(),
             Inspector(self.rules, aside),
             options.readers or max(1, min(_MOST_LANES, _cores() // 2)),
-            _computers(transform, self.device, options),
+            _computers(transform, self.device, self.plan.layout, options),
             options.writers or min(_MOST_LANES, _cores()),
             head=head,
         )
@@ -372,7 +372,7 @@ def prepare(
         stored=stored,
         batch_rows=rows,
         out_row_bytes=sum(kind.dtype.itemsize * math.prod(kind.shape) for kind in kinds.values()),
-        in_flight=_in_flight(options, _computers(transform, device, options)),
+        in_flight=_in_flight(options, _computers(transform, device, chosen, options)),
         single=sink.single,
         fits=fits,
         in_place=in_place,
@@ -411,21 +411,25 @@ def _in_flight(options: Options, computers: int) -> int:
     return _LANES * (options.stream_depth + 1) + computers - 1 if options.stream_depth else 1
 
 
-def _computers(transform: Transform, device: Device, options: Options) -> int:
-    """Threads that call the transform at once: more than one only if it and the device say so."""
-    asked = options.computers
-    if concurrent(device) and concurrent(transform):
-        return asked or min(_MOST_LANES, _cores())
-    if asked is not None and asked > 1:
-        who = (
-            f"device={device.name} has one queue of work"
-            if not concurrent(device)
-            else (
-                f"{_name(transform)} does not say that several threads may call it (attribute concurrent, see README)"
-            )
-        )
-        raise ConfigError(f"stream.computers={asked}: {who}; set stream.computers=1")
+def _computers(transform: Transform, device: Device, chosen: Layout, options: Options) -> int:
+    """Threads that call the transform at once: more than one only where all that is involved is known to allow it."""
+    alone = _why_alone(transform, device, chosen)
+    if not alone:
+        return options.computers or min(_MOST_LANES, _cores())
+    if options.computers is not None and options.computers > 1:
+        raise ConfigError(f"stream.computers={options.computers}: {alone}; set stream.computers=1")
     return 1
+
+
+def _why_alone(transform: Transform, device: Device, chosen: Layout) -> str:
+    """What wants one thread in the compute lane; empty if nothing does."""
+    if not concurrent(device):
+        return f"device={device.name} has one queue of work"
+    if not concurrent(transform):
+        return f"{_name(transform)} does not say that several threads may call it (attribute concurrent, see README)"
+    if any(route.storage.ragged for route in chosen.routes):
+        return "torch numbers the jagged tensors of a process without a lock"
+    return ""
 
 
 def _cores() -> int:

@@ -62,6 +62,20 @@ def test_every_option_becomes_an_object(group: str, option: str) -> None:
     pickle.loads(pickle.dumps(objects[group]))
 
 
+def test_what_is_compiled_has_a_key_of_its_own() -> None:
+    """Its digits may differ; the threads that call it and the size of batches are in no key."""
+    module = ("source.path=x", "transform=module", "+transform.module={_target_: torch.nn.Identity}")
+
+    def key(*overrides: str) -> dict[str, Any]:
+        return config.fingerprint(config.build(composed(*module, *overrides))[1])
+
+    assert key() == key("stream.computers=2", "batch=auto")
+    assert key().items() ^ key("transform.compile=true").items() == {
+        ("transform.compile", False),
+        ("transform.compile", True),
+    }
+
+
 def test_the_size_of_batches_is_a_number_or_auto() -> None:
     """By its key or by its preset; anything else is refused with both ways."""
     for override in ("batch=auto", "batch.bytes=auto"):

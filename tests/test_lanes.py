@@ -126,6 +126,7 @@ def test_a_module_may_be_shared_if_all_of_it_is_torchs_own() -> None:
     assert concurrent(Module(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval()))
     assert not concurrent(Module(nn.Sequential(nn.Flatten(), Counting()).eval()))
     assert not concurrent(Module(nn.FractionalMaxPool2d(2, output_size=2).eval()))
+    assert not concurrent(Module(nn.Embedding(2, 2, max_norm=1).eval()))
     hooked = nn.Linear(2, 2).eval()
     hooked.register_forward_hook(lambda *_: None)
     assert not concurrent(Module(hooked))

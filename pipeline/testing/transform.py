@@ -7,13 +7,26 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from pipeline.core import Fittable, Output, Setup, TakesValidity, Tensors, Transform, Validity, apply, rowwise
+from pipeline.core import (
+    Fittable,
+    Output,
+    Setup,
+    TakesValidity,
+    Tensors,
+    Transform,
+    Validity,
+    apply,
+    concurrent,
+    rowwise,
+)
 
 SIZES = (1, 3, 7)
 """Rows of the batches that the same input is cut into."""
@@ -66,6 +79,16 @@ class TransformContract:
             return  # its batches are never split
         pieces = [run(transform, cut(tensors, at, at + size)) for at in range(0, count(tensors), size)]
         assert_same(joined(pieces, size), run(transform, tensors), self.rtol, self.atol)
+
+    def test_threads_that_share_it_give_the_same_bits(self) -> None:
+        """If it says by `concurrent` that they may."""
+        transform, tensors = ready(self.make(), self.tensors()), self.tensors()
+        if not concurrent(transform):
+            return  # one thread calls it
+        pieces = [cut(tensors, at, at + 3) for at in range(0, count(tensors), 3)] * 8
+        with ThreadPoolExecutor(4) as threads:
+            for made, piece in zip(threads.map(partial(run, transform), pieces), pieces, strict=True):
+                assert_same(made, run(transform, piece))
 
     def test_what_lies_under_nulls_does_not_matter(self) -> None:
         """A transform that takes validity gives the same nulls, and the same values elsewhere."""

@@ -164,6 +164,8 @@ def _keeps_nothing(part: nn.Module) -> bool:
     hooks = (part._forward_hooks, part._forward_pre_hooks)  # noqa: SLF001  (torch tells in no other way)
     if part.training or any(hooks) or "forward" in vars(part):
         return False
+    if getattr(part, "max_norm", None) is not None:  # an embedding that writes to its weights when it is called
+        return False
     own = type(part).__module__.startswith("torch.nn.modules.") and not type(part).__name__.startswith("Fractional")
     return own or getattr(part, "concurrent", False) is True
 
