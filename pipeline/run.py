@@ -231,7 +231,7 @@ def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
             return None
         schema, splits = source.schema(), source.splits()
         chosen = layout(schema, options.columns, options.carry, options.conversion)
-        rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes)
+        rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes or _BATCH_BYTES)
         chunks = ((split.id, source.read_only(split, chosen.needed, rows)) for split in splits)
         return Headstart(chunks, chunk_bytes, options.stream_bytes // _LANES)
     return None
