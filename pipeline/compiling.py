@@ -1,6 +1,6 @@
 """torch.compile for what is called batch by batch: compiled once, whatever the rows of a batch.
 
-The kernels stay in a folder of the user, so that only the first run waits for the compiler, 10 to 60 seconds.
+The kernels stay in a folder of the user, so that only the first run waits for the compiler, 15 seconds or more.
 """
 
 from __future__ import annotations
