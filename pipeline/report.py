@@ -145,7 +145,7 @@ def quarantined(parts: Sequence[Part]) -> int:
 
 _ADVICE = {
     "read": "with source=parquet, a string column that carry leaves out saves a third of decoding a narrow table",
-    "compute": "+device=cuda, or in long jobs transform=compiled: small steps over the same rows took a sixth of the time",
+    "compute": "+device=cuda, or in long jobs transform=compiled: small steps over the same rows took a sixth",
     "write": "with sink=parquet, page_checksum=false saves an eighth of encoding, compression=none a fifth of it",
 }
 """One measured way to speed each lane up: docs/performance.md."""
