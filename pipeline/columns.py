@@ -593,12 +593,13 @@ def parquet_field(field: pa.Field) -> pa.Field:
 
 def parquet_origin(field: pa.Field) -> pa.Field:
     """The column that `parquet_field` stored so; any other field as it is."""
-    named = (field.metadata or {}).get(ARROW_KEY)
+    if ARROW_KEY not in (field.metadata or {}):
+        return field
     origins = [*_STORED, pa.timestamp("s", getattr(field.type, "tz", None))]
     metadata = {key: value for key, value in (field.metadata or {}).items() if key != ARROW_KEY}
     for origin in origins:
         candidate = field.with_type(origin).with_metadata(metadata or None)
-        if named and parquet_field(candidate).equals(field, check_metadata=True):
+        if parquet_field(candidate).equals(field, check_metadata=True):
             return candidate
     return field
 

@@ -35,6 +35,9 @@ _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".parq": "parqu
 _CHUNK = 1 << 20
 """Bytes that are hashed while they are still in the cache from being written."""
 
+_BLOCK = 1 << 16
+"""Bytes that are read back at once to be hashed."""
+
 _POLL = 0.2
 """Seconds between two looks at a lock that another run holds."""
 
@@ -101,12 +104,12 @@ def _check_regular(file: Path, key: str) -> None:
         raise InputError(f"{key}: no permission to read {str(file)!r}")
 
 
-def version(file: Path) -> str:
+def version(file: str | os.PathLike[str]) -> str:
     """Size and modification time of a file: what changes when somebody writes to it."""
     try:
-        s = file.stat()
+        s = os.stat(file)  # noqa: PTH116  (a path that is text need not be taken apart)
     except OSError as e:
-        raise InputError(f"cannot read {str(file)!r}: {e.strerror}; it was there when the run was planned") from e
+        raise InputError(f"cannot read {os.fspath(file)!r}: {e.strerror}; it was there when the run was planned") from e
     return f"{s.st_size}:{s.st_mtime_ns}"
 
 
@@ -213,8 +216,8 @@ class Publication:
     """A file that appears under its final name complete and durable, or not at all.
 
     Written in a temporary folder on the same filesystem and hashed on the way; `publish` fsyncs, renames and fsyncs the
-    folder. Usable as a binary file by pyarrow and NumPy. After an error nothing is retried on the same descriptor:
-    a failed fsync may have dropped the data.
+    folder. Usable as a binary file by pyarrow and NumPy; who writes all of `temp` by itself calls `take_in`.
+    After an error nothing is retried on the same descriptor: a failed fsync may have dropped the data.
 
     Args:
         where: the output.
@@ -234,8 +237,14 @@ class Publication:
         self._hash = hashlib.sha256()
         self._size = 0
         with storage(self.final):
-            self.temp.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.temp, "xb", buffering=0)  # noqa: SIM115, PTH123
+            try:
+                self._file = self._create()
+            except FileNotFoundError:  # the first of a run
+                self.temp.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._create()
+
+    def _create(self) -> io.FileIO:
+        return open(self.temp, "x+b", buffering=0)  # noqa: PTH123
 
     def write(self, data: Any) -> int:
         """Append bytes (anything with the buffer protocol) and return their number."""
@@ -251,6 +260,14 @@ class Publication:
         self._size += len(view)
         if not self._draft:
             self._hash.update(view)
+
+    def take_in(self) -> None:
+        """Hash what others have appended to `temp` since the last call, best while it is still in memory."""
+        block = memoryview(bytearray(_BLOCK))
+        with storage(self.final):
+            while got := os.preadv(self._file.fileno(), [block], self._size):
+                self._hash.update(block[:got])
+                self._size += got
 
     def rewrite(self, offset: int, data: bytes) -> None:
         """Replace bytes of a draft, such as a header that counts rows."""
@@ -289,7 +306,8 @@ class Publication:
             if self._durable:
                 os.fsync(self._file.fileno())
             self.close()
-            self.final.parent.mkdir(parents=True, exist_ok=True)
+            if "/" in self.name:
+                self.final.parent.mkdir(parents=True, exist_ok=True)
             move(self.temp, self.final)
             self._visible = True
             if self._durable:
@@ -417,7 +435,7 @@ def storage(path: Path, doing: str = "writing") -> Iterator[None]:
 
 def storage_error(path: Path, e: OSError, doing: str = "writing") -> PipelineError:
     """The error for a failed operation on an output file."""
-    message = f"{doing} {str(path)!r} failed: {e.strerror or e}"
+    message = f"{doing} {str(path)!r} failed: {os.strerror(e.errno) if e.errno else e}"
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
         return RetryError(f"{message}. Finished parts are kept: make space and run the same command again")
     if e.errno in _NOT_HERE or (e.errno == errno.EROFS and doing == "creating"):

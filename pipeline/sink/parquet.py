@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import columns as arrow
 from pipeline.core import Array, Columns, File, Schema, Task
 from pipeline.errors import ConfigError, DataError, DTypeError, PipelineError
-from pipeline.files import Home, Publication, check_suffix, home
+from pipeline.files import Home, Publication, check_suffix, home, storage
 
 _SUFFIX = ".parquet"
 _LOOSE = 1024
@@ -130,7 +130,7 @@ class Parquet:
 
         def start(folder: str) -> ParquetFile:
             publication = Publication(where, folder + name, durable=self.durability == "full")
-            return ParquetFile(publication, stored, options, rows, piece_rows, words)
+            return ParquetFile(publication, stored, options, rows, piece_rows, words, direct=not self.partition_by)
 
         return ParquetWriter(start, table, stored, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
 
@@ -339,6 +339,8 @@ class ParquetFile:
         rows: of a row group.
         piece_rows: of a piece.
         words: of the dictionary columns of the part.
+        direct: Arrow opens the file once more and writes it itself; through Python, every page would be copied. Not for
+            files that are many, for which one descriptor each has to do.
     """
 
     def __init__(
@@ -349,6 +351,8 @@ class ParquetFile:
         rows: int,
         piece_rows: int,
         words: Words,
+        *,
+        direct: bool,
     ) -> None:
         self.rows = 0
         self._words = words
@@ -361,8 +365,11 @@ class ParquetFile:
         self._held_rows = self._loose_rows = 0
         self._folds = not any(pa.types.is_dictionary(type_) and type_.ordered for type_ in schema.types)
         self._wholes = [not self._folds or _holds_words(type_) for type_ in schema.types]
+        self._direct = direct
         try:
-            self._parquet = pq.ParquetWriter(publication, schema, **options)
+            with storage(publication.final):
+                self._out = pa.OSFile(str(publication.temp), "wb") if direct else publication
+                self._parquet = pq.ParquetWriter(self._out, schema, **options)
         except BaseException:
             publication.abort()
             raise
@@ -400,12 +407,17 @@ class ParquetFile:
 
     def _flush(self) -> None:
         self._finish_piece()
-        with self._fitting():
+        self._encode()
+        self.rows += self._held_rows
+        self._held, self._held_rows = [], 0
+        if self._direct:
+            self._publication.take_in()
+
+    def _encode(self) -> None:
+        with self._fitting(), storage(self._publication.final):
             table = pa.table([self._column(i) for i in range(len(self._schema))], schema=self._schema)
             _check_hollow(table)
             self._parquet.write_table(table, row_group_size=self._held_rows)
-        self.rows += self._held_rows
-        self._held, self._held_rows = [], 0
 
     def _column(self, place: int) -> pa.ChunkedArray:
         """What is held of a column. Words of different dictionaries are put in one, so those columns are one piece."""
@@ -426,7 +438,12 @@ class ParquetFile:
         """Write what is left, and the footer. Still under its temporary name."""
         if self._held_rows:
             self._flush()
-        self._parquet.close()
+        with storage(self._publication.final):
+            self._parquet.close()
+            if self._direct:
+                self._out.close()
+        if self._direct:
+            self._publication.take_in()
 
     def publish(self) -> File:
         """Make it visible."""
@@ -437,6 +454,8 @@ class ParquetFile:
         self._held, self._loose = [], []
         self._parquet.is_open = False  # else it would write a footer when it is collected
         self._parquet.writer = None  # Arrow still writes one as it goes: now, while there is a file to take it
+        with suppress(OSError):
+            self._out.close()
         self._publication.retract()
 
 

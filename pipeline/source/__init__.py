@@ -108,7 +108,7 @@ def _system_error(e: BaseException | None) -> OSError | None:
 
 
 def _check_version(path: str, version: str) -> None:
-    if (now := files.version(Path(path))) != version:
+    if (now := files.version(path)) != version:
         raise DataError(
             f"file={path!r} changed while it was read: size and mtime were {version}, now {now}. Run again when nobody "
             "writes to the input"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -16,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem
 
 from pipeline import columns as arrow
 from pipeline import filter as filters
@@ -118,14 +118,15 @@ class Parquet:
             footer.check(parquet.metadata.num_rows, self.max_row_group_bytes)
         return footer
 
-    def _open(self, path: str) -> pq.ParquetFile:
-        return pq.ParquetFile(
-            path,
-            filesystem=LocalFileSystem(),
-            buffer_size=_BUFFER_BYTES,
-            pre_buffer=False,
-            page_checksum_verification=self.page_checksum,
-        )
+    @contextmanager
+    def _open(self, path: str) -> Iterator[pq.ParquetFile]:
+        with pa.OSFile(path) as file:  # given a name, pyarrow looks for its filesystem first, which takes longer
+            yield pq.ParquetFile(
+                file,
+                buffer_size=_BUFFER_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=self.page_checksum,
+            )
 
     def _key_fields(self, footers: Sequence[_Footer]) -> list[pa.Field]:
         types, names = _key_types(self.partitions), [name for name, _ in footers[0].keys]
@@ -182,7 +183,8 @@ class Parquet:
         """Row groups, decoded; their rows are counted against the footer."""
         size, expected = self._batch_rows(parquet.metadata, groups, rows)
         found = 0
-        for batch in parquet.iter_batches(size, groups, columns=names, use_threads=self.threads):
+        threads = self.threads and expected > size  # for one batch, to wake them takes longer than to decode
+        for batch in parquet.iter_batches(size, groups, columns=names, use_threads=threads):
             batch.validate()
             found += batch.num_rows
             yield batch
