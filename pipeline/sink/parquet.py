@@ -440,14 +440,15 @@ class ParquetFile:
             self._flush()
         with storage(self._publication.final):
             self._parquet.close()
-            if self._direct:
-                self._out.close()
         if self._direct:
             self._publication.take_in()
 
     def publish(self) -> File:
         """Make it visible."""
-        return self._publication.publish(self.rows)
+        file = self._publication.publish(self.rows)
+        with suppress(OSError):  # without a reason; all that was written has been flushed and closed by the publication
+            self._out.close()
+        return file
 
     def abort(self) -> None:
         """Remove it, published or not."""
