@@ -300,6 +300,7 @@ def _options(cfg: DictConfig, plain: dict[str, Any], door: _Door) -> Options:
         html=plain["run"]["html"],
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
+        verbose=plain["log"]["verbose"],
         hide=door.mask.text,
         config=door.mask.data(plain),
         command=[door.mask.override(each) for each in _command(door.args, plain, clock)],

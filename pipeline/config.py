@@ -116,6 +116,7 @@ class Verify:
 class Log:
     every: float = 5.0
     progress: Progress = Progress.auto
+    verbose: bool = False
 
 
 @dataclass

@@ -7,6 +7,7 @@ import logging
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 
 class JsonLines(logging.Formatter):
@@ -19,6 +20,19 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+class Console(logging.StreamHandler[Any]):
+    """Writes to what is stderr at that moment: while a bar is shown, lines go above it and stay."""
+
+    @property
+    def stream(self) -> Any:
+        """The standard error stream of now."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        """Handlers are given one when they are made."""
 
 
 def say(text: str, level: int = logging.INFO) -> None:
