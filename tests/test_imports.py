@@ -91,6 +91,7 @@ TABLE = {
     "target": ["*"],
     "fence": ["*"],
     "sweep.rehearsal": ["*"],
+    "sweep.tether": ["__main__"],
     "sweep.watch": ["*"],
     "airflow": ["*"],
     "testing.*": ["*"],
@@ -101,6 +102,7 @@ TOP = [
     "target",
     "fence",
     "sweep.rehearsal",
+    "sweep.tether",
     "sweep.watch",
     "airflow",
     "testing.*",
@@ -111,7 +113,8 @@ TOP = [
 FENCES = {
     "hydra": ["config", "target", "sweep.rehearsal", "sweep.watch", "__main__"],
     "omegaconf": ["config", "target", "fence", "sweep.rehearsal", "sweep.watch", "__main__"],
-    "threading": ["stream", "watchdog", "device.cuda", "testing.*", "__main__"],  # a lock on buffers; who gets signals
+    # a lock on buffers; who gets signals; who waits for the end of a parent
+    "threading": ["stream", "watchdog", "device.cuda", "testing.*", "__main__", "sweep.tether"],
     "concurrent": ["stream", "testing.*", "airflow"],  # two pipes of a child process are read at once
     "multiprocessing": [],
     "asyncio": [],

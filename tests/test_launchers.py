@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -91,6 +92,30 @@ def test_a_signal_ends_the_jobs_in_order(here: Path) -> None:
     assert "[#0 cpu:0] error: stopped by SIGTERM" in err
     assert "[#1" not in err
     assert re.search(r"stopped \(143\)", err)
+
+
+@pytest.mark.launchers
+def test_jobs_end_with_a_launcher_that_is_killed(here: Path) -> None:
+    """What they say nobody hears; their results tell it, and the same sweep finishes the work."""
+    Path("mine.py").write_text(
+        "import pathlib, signal, sys\n\ndef mine(t):\n"
+        "    if len(next(iter(t.values()))) and pathlib.Path('wait').exists():\n"
+        "        print('here', file=sys.stderr, flush=True)\n        signal.pause()\n    return t\n"
+    )
+    Path("wait").touch()
+    mine = ("transform._target_=mine.mine", "batch.rows=2,3", "stream.depth=0")
+    child = start("-m", *DEVICE, "hydra.launcher.devices=[cpu]", *mine, *BASE)
+    assert child.stderr is not None
+    assert any("here" in line for line in child.stderr)
+    child.kill()
+    child.communicate()
+    with Path("locks/cpu:0").open() as free:
+        fcntl.flock(free, fcntl.LOCK_EX)  # comes back when the job is gone
+    results = [json.loads(file.read_text()) for file in Path("multirun/_jobs").iterdir()]
+    assert [(one["state"], one["code"]) for one in results] == [("stopped", 143)]
+    Path("wait").unlink()
+    code, _, err, rows = sweep(*DEVICE, "hydra.launcher.devices=[cpu]", *mine)
+    assert (code, [row["state"] for row in rows]) == (0, ["done", "done"]), err
 
 
 # ---- launchers and sweepers of others --------------------------------------------------------------------------------

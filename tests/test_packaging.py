@@ -15,6 +15,7 @@ import pipeline
 
 ROOT = Path(__file__).parent.parent
 
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of the checkout, built without the network."""

@@ -18,7 +18,7 @@ _OURS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "
 
 
 class DeviceLauncher(Launcher):
-    """Starts `python -m pipeline` for each job, with one GPU to see or on a slot of the CPU.
+    """Starts a process like `python -m pipeline` for each job, with one GPU to see or on a slot of the CPU.
 
     Args:
         devices: GPUs, and ``cpu`` once for each slot; None for all GPUs there are.
@@ -63,7 +63,7 @@ class DeviceLauncher(Launcher):
             for flag in ("--config-dir", source.path)
         ]
         name = ["--config-name", hydra.job.config_name]
-        start = [sys.executable, "-m", "pipeline", *flags, *name]
+        start = [sys.executable, "-m", "pipeline.sweep.tether", *flags, *name]
         return [*start, *kept, "hydra.mode=RUN", f"hydra.job.num={number}", *overrides]
 
     def _returned(self, overrides: Sequence[str], code: int | None) -> JobReturn:
