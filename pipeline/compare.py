@@ -104,11 +104,9 @@ def write(folder: Path, results: Sequence[Result], *, drawn: bool = True) -> lis
         return said
     from pipeline.page import document
 
-    try:
-        html = document.sweep(results)
-    except ImportError as e:
-        return [*said, f"page   not drawn, {e.name} is not there: pip install 'tensor-etl-stage[report]'"]
-    write_bytes(folder / "sweep.html", html.encode(), durable=False)
+    if missing := document.missing():
+        return [*said, f"page   not drawn, {missing} is not there: pip install 'tensor-etl-stage[report]'"]
+    write_bytes(folder / "sweep.html", document.sweep(results).encode(), durable=False)
     return [*said, f"page   {folder / 'sweep.html'}"]
 
 

@@ -23,16 +23,18 @@ class JsonLines(logging.Formatter):
 
 
 class Console(logging.StreamHandler[Any]):
-    """Writes to what is stderr at that moment: while a bar is shown, lines go above it and stay."""
+    """Writes to stderr, whatever that is at the moment: while a bar is shown, lines go above it and stay."""
+
+    _other: Any = None
 
     @property
     def stream(self) -> Any:
-        """The standard error stream of now."""
-        return sys.stderr
+        """Standard error, or another stream if one was given."""
+        return self._other or sys.stderr
 
     @stream.setter
-    def stream(self, _: Any) -> None:
-        """Handlers are given one when they are made."""
+    def stream(self, given: Any) -> None:
+        self._other = None if given is sys.stderr else given
 
 
 def say(text: str, level: int = logging.INFO) -> None:

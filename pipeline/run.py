@@ -39,7 +39,7 @@ from pipeline.core import (
     rowwise,
     whole,
 )
-from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
+from pipeline.errors import ConfigError, DataError, DTypeError, InputError, OutputError, PipelineError
 from pipeline.files import Home, home, lock, release_files, scratch, write_bytes, write_json
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.log import say
@@ -279,7 +279,8 @@ def run(
         done = {key: part for key, part in manifest.done(work).items() if stage.rules.covers(part)}
         pending = [task for task in work if task.key not in done]
         if not pending and manifest.finished(work):
-            outcomes = _judged(stage, list(done.values()))
+            outcomes = _found(stage, list(done.values()))
+            judge(outcomes)
             return _nothing_to_do(stage, list(done.values()), outcomes, time.perf_counter() - start)
         if done:
             log.info("%d of %d parts are there already", len(done), len(work))
@@ -302,6 +303,7 @@ def run(
                     if leak := memory.add():
                         log.warning(leak)
         made = [done[task.key] for task in work]
+        outcomes = _found(stage, made)
         report = Report(
             stage.plan,
             made,
@@ -313,8 +315,13 @@ def run(
             os.fspath(sink.path),
             device.name,
             memory,
-            _judged(stage, made),
+            outcomes,
         )
+        try:
+            judge(outcomes)
+        except DataError as e:
+            e.facts = _report(stage, report, recorder, error=str(e))
+            raise
         manifest.finish(work, {"identity": dict(stage.identity), "schema": _schema_facts(stage)})
         return _report(stage, report, recorder)
 
@@ -658,11 +665,12 @@ def _schema_facts(stage: Stage) -> list[dict[str, Any]]:
     return facts
 
 
-def _report(stage: Stage, report: Report, recorder: Recorder | None = None) -> dict[str, Any]:
+def _report(stage: Stage, report: Report, recorder: Recorder | None = None, error: str = "") -> dict[str, Any]:
     path = stage.where.state / "report.json"
     options = stage.options
     facts = {
-        "state": "done",
+        "state": "failed" if error else "done",
+        **({"error": options.hide(error), "code": DataError.code} if error else {}),
         **report.facts(),
         "output": options.hide(report.output),
         "columns": [f"{name}: {type_}: {way}" for name, type_, way in stage.plan.ways()],
@@ -672,7 +680,7 @@ def _report(stage: Stage, report: Report, recorder: Recorder | None = None) -> d
     }
     with suppress(PipelineError):  # a report that cannot be written loses nothing of the output
         write_json(path, facts)
-    say(f"done: {stage.plan.names['transform']} on {stage.device.name}\n{report.text(os.fspath(path))}")
+    say(f"{facts['state']}: {stage.plan.names['transform']} on {stage.device.name}\n{report.text(os.fspath(path))}")
     if recorder is not None:
         _draw(stage, report, facts, recorder)
     keys = ("state", "rows_in", "rows", "quarantined", "warnings", "parts", "parts_made", "bytes", "seconds")
@@ -708,12 +716,11 @@ def _draw(stage: Stage, report: Report, facts: Mapping[str, Any], recorder: Reco
         say(f"  page     {path}")
 
 
-def _judged(stage: Stage, parts: Sequence[Part]) -> list[Outcome]:
+def _found(stage: Stage, parts: Sequence[Part]) -> list[Outcome]:
     """What became of all checks, with a line in the log for each that warns."""
     outcomes = stage.rules.outcomes(parts, stage.where.root)
     for outcome in warnings(outcomes):
         log.warning("check %s", outcome)
-    judge(outcomes)
     return outcomes
 
 
