@@ -37,7 +37,7 @@ from pipeline import __version__, config
 from pipeline.config import force
 from pipeline.day import today
 from pipeline.errors import ConfigError, PipelineError, RetryError
-from pipeline.log import say
+from pipeline.log import emit, say
 from pipeline.metrics import measured
 from pipeline.secret import Mask, Masked
 from pipeline.sweep import objective, result
@@ -574,19 +574,6 @@ def _failure(message: str, code: int, facts: Mapping[str, object] | None = None)
     summary = {"state": "failed", "error": message, "code": code, **(facts or {})}
     emit(json.dumps(summary))
     return summary
-
-
-def emit(text: str = "") -> None:
-    """Print to stdout, or only flush it. That nobody reads it any more never breaks a run."""
-    if sys.stdout is None:
-        return
-    try:
-        print(text, end="\n" if text else "", flush=True)
-    except ValueError:
-        return  # closed
-    except OSError:
-        with suppress(OSError, ValueError):  # or Python fails again when it flushes at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def end(code: int) -> NoReturn:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError, InputError, PipelineError
 from pipeline.files import write_bytes
+from pipeline.log import emit
 from pipeline.plan import table
 from pipeline.sweep import result
 from pipeline.sweep.measure import MEASURES
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.code
-    print("\n".join(said))
+    emit("\n".join(said))
     return 0
 
 

@@ -1,9 +1,10 @@
-"""Words for people on stderr; as lines of JSON where machines read them (hydra/job_logging=json)."""
+"""Words for people on stderr, as lines of JSON where machines read them (hydra/job_logging=json); results on stdout."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -44,3 +45,16 @@ def say(text: str, level: int = logging.INFO) -> None:
         return
     with suppress(OSError, ValueError, AttributeError):
         print(text, file=sys.stderr, flush=True)
+
+
+def emit(text: str = "") -> None:
+    """Print to stdout, or only flush it. That nobody reads it any more never breaks a run."""
+    if sys.stdout is None:
+        return
+    try:
+        print(text, end="\n" if text else "", flush=True)
+    except ValueError:
+        return  # closed
+    except OSError:
+        with suppress(OSError, ValueError):  # or Python fails again when it flushes at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

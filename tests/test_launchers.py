@@ -166,3 +166,25 @@ def test_optuna_finds_the_best_of_what_it_tried(here: Path, storage: tuple[str, 
     assert re.search(rf"Best value: {best}", err), err
     assert code in (0, 70)
     assert Path("study.db").exists() == bool(storage)
+
+
+@pytest.mark.launchers
+@pytest.mark.timeout(300)
+@needs("hydra_optuna_sweeper")
+@needs("hydra_joblib_launcher")
+def test_of_two_trials_on_one_output_one_is_refused(here: Path) -> None:
+    """A sweeper that chooses as it goes cannot be rehearsed: the lock or the bookkeeping says whose the output is."""
+    at_once = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=2")
+    code, _, err, rows = sweep(
+        "experiment=tune",
+        *at_once,
+        "run.seed=choice(1,2)",
+        "sink.path=one",
+        "batch.rows=2",
+        "hydra.sweeper.sampler.seed=1",
+    )
+    assert sorted(row["state"] for row in rows) == ["done", "failed"], err
+    failed = next(row for row in rows if row["state"] == "failed")
+    assert (str(code), failed["code"]) in {("75", "75"), ("73", "73")}
+    assert "'one'" in failed["error"]
+    assert "sink.path" in failed["error"]

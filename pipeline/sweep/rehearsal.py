@@ -56,8 +56,8 @@ def check_secrets(master: DictConfig) -> None:
             name = re.sub(r"\W", "_", key.rpartition(".")[2]).upper()
             record = Path(master.hydra.sweep.dir, "multirun.yaml")
             raise ConfigError(
-                f"{key}: a sweep keeps its overrides in {record}, so it is not told secrets. Put it into an environment "
-                f"variable: '{key}=${{oc.env:{name}}}'; to sweep several, name one "
+                f"{key}: a sweep keeps its overrides in {record}, so it is not told secrets. Put it into an "
+                f"environment variable: '{key}=${{oc.env:{name}}}'; to sweep several, name one "
                 "variable for each"
             )
 
