@@ -37,11 +37,11 @@ from pipeline import __version__, config
 from pipeline.config import force
 from pipeline.day import today
 from pipeline.errors import ConfigError, PipelineError, RetryError
-from pipeline.log import say
+from pipeline.log import emit, say
 from pipeline.metrics import measured
 from pipeline.secret import Mask, Masked
 from pipeline.sweep import objective, result
-from pipeline.sweep.watch import Watch, recorded, watching
+from pipeline.sweep.watch import Record, Watch, recorded, watching
 
 if TYPE_CHECKING:
     from pipeline.run import Head, Options
@@ -109,6 +109,7 @@ class _Door:
     signal: int = 0
     outcomes: list[_Outcome] = field(default_factory=list)
     mask: Mask = field(default_factory=Mask)
+    record: Record = field(default_factory=Record)
 
     def __post_init__(self) -> None:
         for arg in self.args:
@@ -121,7 +122,8 @@ class _Door:
         run, and the process that has the record of all jobs may be another.
         """
         self.mask.learn(config.unresolved(cfg), os.environ)
-        with recorded(cfg, self.mask) as facts:
+        with recorded(cfg, self.mask) as self.record:
+            facts = self.record.facts
             facts.update(self._attempt(cfg))
             facts["code"] = self.outcomes[-1].code
         wanted = cfg.sweep.objective is not None and cfg.action is config.Action.run
@@ -157,14 +159,22 @@ class _Door:
         self.outcomes.append(_Outcome(overrides, code, message))
         return _failure(message, code, getattr(e, "facts", {}))
 
-    def tell(self) -> None:
+    def last_words(self, message: str) -> None:
+        """What is said and kept when the process ends in the middle, without a way back to `main`."""
+        self.record.leave("timed out", RetryError.code, self.mask.text(message))
+        more = "; the jobs of the sweep that follow do not start" if config.in_sweep() else ""
+        _failure(message + more, RetryError.code)
+        self.tell(drawn=False)
+        complain(message + more, RetryError.code)
+
+    def tell(self, *, drawn: bool = True) -> None:
         """After a sweep, take the outcomes of jobs in other processes from their results, and show all in a table."""
         watch, Watch.latest = Watch.latest, None
         if watch is None:
             return
         self._gather(watch)
         try:
-            say(watch.tell(drawn=not self.signal))
+            say(watch.tell(drawn=drawn and not self.signal))
         except Exception as e:  # noqa: BLE001  (the outputs are what counts)
             self._trace(e)
             log.warning("the sweep cannot be summed up: %s: %s", type(e).__name__, e)
@@ -296,10 +306,11 @@ def _options(cfg: DictConfig, plain: dict[str, Any], door: _Door) -> Options:
         lock=plain["run"]["lock"],
         lock_timeout=plain["run"]["lock_timeout"],
         batch_timeout=plain["run"]["batch_timeout"],
-        last_words=_last_words,
+        last_words=door.last_words,
         html=plain["run"]["html"],
         every=plain["log"]["every"],
         progress=plain["log"]["progress"],
+        verbose=plain["log"]["verbose"],
         hide=door.mask.text,
         config=door.mask.data(plain),
         command=[door.mask.override(each) for each in _command(door.args, plain, clock)],
@@ -331,13 +342,6 @@ def _verify(given: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
     verdict = verify(**given, limits=Limits(**limits), other=resolve(others[0]) if others else None)
     emit(verdict.text())
     return verdict.settle()
-
-
-def _last_words(message: str) -> None:
-    """What is said when the process ends in the middle, without a way back to `main`."""
-    more = "; the jobs of the sweep that follow do not start" if config.in_sweep() else ""
-    _failure(message + more, RetryError.code)
-    complain(message + more, RetryError.code)
 
 
 def _audit(path: str) -> dict[str, Any]:
@@ -570,19 +574,6 @@ def _failure(message: str, code: int, facts: Mapping[str, object] | None = None)
     summary = {"state": "failed", "error": message, "code": code, **(facts or {})}
     emit(json.dumps(summary))
     return summary
-
-
-def emit(text: str = "") -> None:
-    """Print to stdout, or only flush it. That nobody reads it any more never breaks a run."""
-    if sys.stdout is None:
-        return
-    try:
-        print(text, end="\n" if text else "", flush=True)
-    except ValueError:
-        return  # closed
-    except OSError:
-        with suppress(OSError, ValueError):  # or Python fails again when it flushes at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def end(code: int) -> NoReturn:

@@ -687,7 +687,7 @@ def take(column: Column, index: Array) -> Column:
     if isinstance(column, np.ndarray):
         return column[index]
     try:
-        return _rebased(column).take(pa.array(index))
+        return _rebased(column).take(_arrow(index.astype(np.int64, copy=False), None, pa.int64()))
     except pa.ArrowNotImplementedError:  # views and run-end encoded arrays, also inside others
         starts = np.flatnonzero(np.diff(index, prepend=index[:1] - 2) != 1)
         lengths = np.diff(starts, append=len(index))

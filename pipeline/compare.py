@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError, InputError, PipelineError
 from pipeline.files import write_bytes
+from pipeline.log import emit
 from pipeline.plan import table
 from pipeline.sweep import result
 from pipeline.sweep.measure import MEASURES
@@ -104,11 +105,9 @@ def write(folder: Path, results: Sequence[Result], *, drawn: bool = True) -> lis
         return said
     from pipeline.page import document
 
-    try:
-        html = document.sweep(results)
-    except ImportError as e:
-        return [*said, f"page   not drawn, {e.name} is not there: pip install 'tensor-etl-stage[report]'"]
-    write_bytes(folder / "sweep.html", html.encode(), durable=False)
+    if missing := document.missing():
+        return [*said, f"page   not drawn, {missing} is not there: pip install 'tensor-etl-stage[report]'"]
+    write_bytes(folder / "sweep.html", document.sweep(results).encode(), durable=False)
     return [*said, f"page   {folder / 'sweep.html'}"]
 
 
@@ -128,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.code
-    print("\n".join(said))
+    emit("\n".join(said))
     return 0
 
 

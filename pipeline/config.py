@@ -116,6 +116,7 @@ class Verify:
 class Log:
     every: float = 5.0
     progress: Progress = Progress.auto
+    verbose: bool = False
 
 
 @dataclass
@@ -234,6 +235,24 @@ def settings(overrides: Iterable[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def dated(overrides: Iterable[str]) -> list[str]:
+    """The overrides, without `+`, with the day that `date` means where they write it, its words or `${date}`."""
+    told = [each.lstrip("+") for each in overrides]
+    given = [each.removeprefix("date=") for each in told if each.startswith("date=")]
+    return [_dated(each, given[-1]) for each in told] if given else told
+
+
+def _dated(text: str, given: str) -> str:
+    plain, given = (re.sub(r"\\(.)", r"\1", each) for each in (text, given))  # sweepers escape what is no letter
+    words = {*re.findall(r"\$\{\s*([^\s:}]*)", plain)}
+    if not words or not words <= {"date", *day.WORDS}:
+        return text  # it does not hang on the day, or on more
+    try:
+        return str(OmegaConf.create({"date": given, "text": plain}).text)
+    except OmegaConfBaseException:
+        return text  # the job says what is wrong with it
+
+
 def force(arg: str) -> str:
     """An override as Hydra should take it: `device` and dotted keys are set whether or not they are there.
 
@@ -251,9 +270,10 @@ def job_folder(overrides: Iterable[str]) -> str:
     """A folder name for the overrides of a job, the same whatever their order and however they spell `+`.
 
     No ``=``, which readers take for a partition column. What had to be replaced or cut is told apart by a hash.
-    The action is no part of it: a dry run and an audit speak of the output that the run makes. A secret is a digest.
+    The action is no part of it: a dry run and an audit speak of the output that the run makes. A secret is a digest,
+    and a day that is read from the clock is that day: tomorrow's job is another.
     """
-    told = (_sealed(each.lstrip("+")) for each in overrides)
+    told = map(_sealed, dated(overrides))
     plain = ",".join(sorted(each for each in told if not each.startswith("action="))) or "default"
     name = re.sub(r"[^\w.,-]", "-", plain.replace("=", "-"), flags=re.ASCII)[:80].lstrip(".-_") or "job"
     if name == plain.replace("=", "-"):
@@ -388,6 +408,8 @@ def _unresolved(key: str, e: OmegaConfBaseException) -> str:
     env = re.search(r"Environment variable '(.+?)' not found", reason)
     if env:
         return f"{key}: environment variable {env[1]!r} is not set; set it, or give {key}=VALUE"
+    if found := re.search(r"Interpolation key '(hydra\.[\w.]+)' not found", reason):
+        return f"{key}: what is Hydra's own is read with a colon: write ${{{found[1].replace('.', ':', 1)}}}"
     return f"{key}: its interpolation cannot be resolved ({reason}); correct it, or give {key}=VALUE"
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,7 +39,7 @@ from pipeline.core import (
     rowwise,
     whole,
 )
-from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, PipelineError
+from pipeline.errors import ConfigError, DataError, DTypeError, InputError, OutputError, PipelineError
 from pipeline.files import Home, home, lock, release_files, scratch, write_bytes, write_json
 from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.log import say
@@ -86,7 +86,7 @@ class Options:
         html: whether report.html is written too.
         batch_timeout: seconds that the transform may take for one batch; after them the process ends with 75, told
             to `last_words` before. None for no limit.
-        every, progress: see `pipeline.progress.progress`.
+        every, progress: see `pipeline.progress.progress`; `verbose` shows the lanes too.
         config, command: for the report; `hide` takes secrets out of its other texts.
         identity: what of the configuration decides the bytes of the output, flat.
     """
@@ -113,6 +113,7 @@ class Options:
     last_words: Callable[[str], None] = lambda _: None
     every: float = 5.0
     progress: str = "auto"
+    verbose: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     command: Sequence[str] = ()
     hide: Callable[[str], str] = str
@@ -192,14 +193,17 @@ class Stage:
         if recorder is not None:
             flow.timeline, worker.advance = recorder.timeline, recorder.through(advance)
             worker.look_in, worker.look_out = recorder.before.add, recorder.after.add
+            worker.look_past = recorder.past.add
         return worker
 
     def recorder(self, start: float) -> Recorder | None:
         """Listens to the lanes if report.html is asked for."""
         if not self.options.html:
             return None
-        bits_in = frozenset(route.name for route in self.plan.layout.routes if route.storage.logical)
-        return Recorder(start, bits_in, frozenset(name for name, kind in self.ways.kinds.items() if kind.logical))
+        chosen = self.plan.layout
+        bits_in = frozenset(route.name for route in chosen.routes if route.storage.logical)
+        bits_out = frozenset(name for name, kind in self.ways.kinds.items() if kind.logical)
+        return Recorder(start, bits_in, bits_out, chosen.carried)
 
     def tasks(self, learned: str) -> tuple[Task, ...]:
         """The work, in the order of the output; `learned` is the digest of the fitted state."""
@@ -268,13 +272,15 @@ def run(
             stage = prepare(source, transform, sink, engine, device, options)
         manifest = Manifest(stage.where, durable=durable)
         manifest.open(stage.identity, restart=options.restart)
-        transform, learned, fit_lanes = _fit(stage, head, started=bool(manifest.parts))
+        recorder = stage.recorder(start)
+        transform, learned, fit_lanes = _fit(stage, head, recorder, started=bool(manifest.parts))
         stage.aside.sweep(manifest.parts)
         work = stage.tasks(learned)
         done = {key: part for key, part in manifest.done(work).items() if stage.rules.covers(part)}
         pending = [task for task in work if task.key not in done]
         if not pending and manifest.finished(work):
-            outcomes = _judged(stage, list(done.values()))
+            outcomes = _found(stage, list(done.values()))
+            judge(outcomes)
             return _nothing_to_do(stage, list(done.values()), outcomes, time.perf_counter() - start)
         if done:
             log.info("%d of %d parts are there already", len(done), len(work))
@@ -286,9 +292,10 @@ def run(
         if stage.plan.auto:
             stage = _calibrated(stage, transform, pending)
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)
-        memory, recorder = Memory(device), stage.recorder(start)
-        with progress("rows", rows, options.progress, options.every) as advance:
-            worker = stage.worker(transform, advance, stage.aside, recorder, head)
+        memory = Memory(device)
+        with progress("rows", rows, options.progress, options.every) as shown:
+            worker = stage.worker(transform, shown.advance, stage.aside, recorder, head)
+            shown.lanes = worker.flow.lanes if options.verbose else ()
             with _closing(engine.map(worker, pending)) as parts:
                 for part in parts:
                     manifest.commit(part)
@@ -296,6 +303,7 @@ def run(
                     if leak := memory.add():
                         log.warning(leak)
         made = [done[task.key] for task in work]
+        outcomes = _found(stage, made)
         report = Report(
             stage.plan,
             made,
@@ -307,8 +315,13 @@ def run(
             os.fspath(sink.path),
             device.name,
             memory,
-            _judged(stage, made),
+            outcomes,
         )
+        try:
+            judge(outcomes)
+        except DataError as e:
+            e.facts = _report(stage, report, recorder, error=str(e))
+            raise
         manifest.finish(work, {"identity": dict(stage.identity), "schema": _schema_facts(stage)})
         return _report(stage, report, recorder)
 
@@ -559,7 +572,9 @@ def _check_places(stage: Stage) -> None:
 # ---- learning --------------------------------------------------------------------------------------------------------
 
 
-def _fit(stage: Stage, head: Head | None, *, started: bool) -> tuple[Transform, str, list[Any]]:
+def _fit(
+    stage: Stage, head: Head | None, recorder: Recorder | None, *, started: bool
+) -> tuple[Transform, str, list[Any]]:
     """The transform to apply, the digest of what it learned, and the lanes of the passes."""
     transform = stage.transform
     if not isinstance(transform, Fittable) or transform.fitted:
@@ -579,7 +594,7 @@ def _fit(stage: Stage, head: Head | None, *, started: bool) -> tuple[Transform, 
         states = kept.states
         current = taught(transform, states, stage.device)
     else:
-        current, states, lanes = learn(stage, head)
+        current, states, lanes = learn(stage, head, recorder)
         facts = {"transform": _name(transform), "rows": stage.plan.rows}
         fitted.save(stage.where, key, states, _versions(stage), facts)
     return current, digest([{name: _bits(t) for name, t in sorted(state.items())} for state in states]), lanes
@@ -602,15 +617,21 @@ def learned(stage: Stage) -> list[Tensors] | None:
     return kept.states
 
 
-def learn(stage: Stage, head: Head | None = None) -> tuple[Transform, list[Tensors], list[Any]]:
+def learn(
+    stage: Stage, head: Head | None = None, recorder: Recorder | None = None
+) -> tuple[Transform, list[Tensors], list[Any]]:
     """Let the transform learn from the input: what it became, its state after each pass, the lanes of the passes."""
     current = stage.transform
     states: list[Tensors] = []
     lanes: list[Any] = []
     while isinstance(current, Fittable) and not current.fitted:
         title = f"fit, pass {len(states) + 1}"
-        with progress(title, stage.plan.rows, stage.options.progress, stage.options.every) as tick:
-            worker = stage.worker(current, tick, head=head)
+        phase = recorder.timeline.during("fit") if recorder else nullcontext()
+        with phase, progress(title, stage.plan.rows, stage.options.progress, stage.options.every) as shown:
+            worker = stage.worker(current, shown.advance, head=head)
+            if recorder is not None:
+                worker.flow.timeline, worker.advance = recorder.timeline, recorder.beside(shown.advance)
+            shown.lanes = worker.flow.lanes if stage.options.verbose else ()
             worker.layout = replace(worker.layout, carried=())  # nothing is learned from what is carried
             states.append(worker.fit(current, stage.tasks("")))
         lanes += worker.flow.lanes
@@ -644,11 +665,12 @@ def _schema_facts(stage: Stage) -> list[dict[str, Any]]:
     return facts
 
 
-def _report(stage: Stage, report: Report, recorder: Recorder | None = None) -> dict[str, Any]:
+def _report(stage: Stage, report: Report, recorder: Recorder | None = None, error: str = "") -> dict[str, Any]:
     path = stage.where.state / "report.json"
     options = stage.options
     facts = {
-        "state": "done",
+        "state": "failed" if error else "done",
+        **({"error": options.hide(error), "code": DataError.code} if error else {}),
         **report.facts(),
         "output": options.hide(report.output),
         "columns": [f"{name}: {type_}: {way}" for name, type_, way in stage.plan.ways()],
@@ -658,7 +680,7 @@ def _report(stage: Stage, report: Report, recorder: Recorder | None = None) -> d
     }
     with suppress(PipelineError):  # a report that cannot be written loses nothing of the output
         write_json(path, facts)
-    say(f"done: {stage.plan.names['transform']} on {stage.device.name}\n{report.text(os.fspath(path))}")
+    say(f"{facts['state']}: {stage.plan.names['transform']} on {stage.device.name}\n{report.text(os.fspath(path))}")
     if recorder is not None:
         _draw(stage, report, facts, recorder)
     keys = ("state", "rows_in", "rows", "quarantined", "warnings", "parts", "parts_made", "bytes", "seconds")
@@ -694,12 +716,11 @@ def _draw(stage: Stage, report: Report, facts: Mapping[str, Any], recorder: Reco
         say(f"  page     {path}")
 
 
-def _judged(stage: Stage, parts: Sequence[Part]) -> list[Outcome]:
+def _found(stage: Stage, parts: Sequence[Part]) -> list[Outcome]:
     """What became of all checks, with a line in the log for each that warns."""
     outcomes = stage.rules.outcomes(parts, stage.where.root)
     for outcome in warnings(outcomes):
         log.warning("check %s", outcome)
-    judge(outcomes)
     return outcomes
 
 

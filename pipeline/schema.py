@@ -17,6 +17,7 @@ from pipeline.core import Field, Source
 from pipeline.errors import DTypeError, InputError, PipelineError
 from pipeline.files import find
 from pipeline.layout import Layout, layout
+from pipeline.log import emit
 from pipeline.plan import counted, human, table
 from pipeline.policy import Policy
 from pipeline.source.npy import Npy
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = 0
     for number, path in enumerate(parser.parse_args(argv).paths):
         try:
-            print("\n".join([""] * bool(number) + lines(path)))
+            emit("\n".join([""] * bool(number) + lines(path)))
         except PipelineError as e:
             print(f"error: {e}", file=sys.stderr)
             code = code or e.code

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -104,18 +105,33 @@ class Timeline:
         self._resident = Strip(max)
         self._memory = resident
         self._last = 0.0
+        self._phase = ""
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Lanes that begin meanwhile have the name of this phase before their own; one that begins again goes on."""
+        self._phase = f"{phase}: "
+        try:
+            yield
+        finally:
+            self._phase = ""
 
     def track(self, lane: str, threads: int) -> Track:
         """Where a lane counts its seconds, under a lock of its own; the lanes begin now."""
         self._last = time.perf_counter() - self.start
-        return self._tracks.setdefault(lane, Track(self.start, threads))
+        return self._tracks.setdefault(self._phase + lane, Track(self.start, threads))
+
+    def look(self) -> None:
+        """Take down the memory in use; always in the same thread."""
+        now = time.perf_counter() - self.start
+        self._resident.add(now, now, self._memory())
 
     def advance(self, rows: int) -> None:
         """Count rows that came back just now; always in the same thread."""
         now = time.perf_counter() - self.start
         self._rows.add(self._last, now, rows)
-        self._resident.add(now, now, self._memory())
         self._last = now
+        self.look()
 
     def course(self, seconds: float) -> Course:
         """All of it in bins of one width, until `seconds` after the start. When the lanes have ended."""

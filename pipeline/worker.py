@@ -83,7 +83,8 @@ class Worker:
 
     `readers` splits are decoded at once, `computers` batches transformed and `writers` parts encoded. `flow` collects
     what each lane did; `advance` is told the rows of each batch that has come back from the device; `look_in` and
-    `look_out` are shown the arrays of each batch before and after the transform.
+    `look_out` are shown the arrays of each batch before and after the transform, `look_past` the columns that are
+    carried.
     """
 
     source: Source
@@ -103,6 +104,7 @@ class Worker:
     writers: int = 1
     look_in: Callable[[Arrays], None] = field(default=lambda _: None)
     look_out: Callable[[Arrays], None] = field(default=lambda _: None)
+    look_past: Callable[[Columns], None] = field(default=lambda _: None)
     head: Headstart[str, Columns] | None = None
     """Splits that are being read already, by id, with all columns that are wanted."""
     ceiling: int = 0
@@ -159,6 +161,7 @@ class Worker:
                 arrays = self.layout.enter(batch.columns)
                 self._check_shared(arrays)
             self.look_in(arrays)
+            self.look_past(batch.columns)
             rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
             nulls = {name: count for name in self.layout.used if (count := columns.nulls(batch.columns[name]))}
             yield replace(batch, columns=rest, nulls=nulls), self.device.upload(arrays)
@@ -326,19 +329,31 @@ class Worker:
         """What one pass over the data teaches `transform`: states of splits, merged in their order."""
         staged = self.flow.through("upload", self._upload, self.read(tasks, FIT_ROWS), _pair_bytes)
         total = transform.start()
-        part: Tensors | None = None
-        split: Split | None = None
-        for batch, handed in staged:
-            if batch.split is not split:
-                total = total if part is None else transform.merge(total, part)
-                split, part = batch.split, transform.start()
-            assert part is not None
-            watched = self.watch.over(f"fit: {batch.where}")
-            with _naming(batch), watched, self.device.compute(), _transform_errors(), _grad(self.layout):
-                tensors, validity = _apart(self.device.ready(handed))
-                part = transform.update(part, seen(tensors, self.layout), validity)
-            self.advance(batch.rows_read)
-        return total if part is None else transform.merge(total, part)
+        for rows, learned in self.flow.through("learn", self._learn(transform), staged):
+            total = learned
+            self.advance(rows)
+        return total
+
+    def _learn(self, transform: Fittable) -> Callable[[Iterator[tuple[Batch, Staged]]], Iterator[tuple[int, Tensors]]]:
+        """Rows of each batch, and what is known after it of the splits before its own; in the end of all."""
+
+        def learn(pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[int, Tensors]]:
+            total = transform.start()
+            part: Tensors | None = None
+            split: Split | None = None
+            for batch, handed in pairs:
+                if batch.split is not split:
+                    total = total if part is None else transform.merge(total, part)
+                    split, part = batch.split, transform.start()
+                assert part is not None
+                watched = self.watch.over(f"fit: {batch.where}")
+                with _naming(batch), watched, self.device.compute(), _transform_errors(), _grad(self.layout):
+                    tensors, validity = _apart(self.device.ready(handed))
+                    part = transform.update(part, seen(tensors, self.layout), validity)
+                yield batch.rows_read, total
+            yield 0, total if part is None else transform.merge(total, part)
+
+        return learn
 
 
 def _sow(seed: int, device: str) -> None:

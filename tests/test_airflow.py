@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.documents import blocks
 from tests.faulty import operator
 
 pytestmark = [
@@ -47,6 +48,15 @@ def test_the_summary_is_the_xcom(execute: Execute, tmp_path: Path) -> None:
     assert (summary["state"], summary["rows"], summary["parts_made"]) == ("done", 160, 4)
     assert summary["output"] == f"{tmp_path}/out, (1)'s/dt=2026-01-01"
     assert len(list(Path(summary["output"]).glob("part-*.npy"))) == 4
+
+
+def test_the_operator_of_the_page_can_be_made() -> None:
+    """As docs/airflow.md writes it."""
+    made: dict[str, Any] = {}
+    block = next(text for kind, text in blocks("docs/airflow.md") if kind == "python")
+    exec(block.replace("\nPipelineOperator(", "\nmade = PipelineOperator("), made)
+    assert made["made"].task_id == "etl"
+    assert made["made"].overrides["columns"] == ["a", "b, c"]
 
 
 # ---- how it ends -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What docs/sweeps.md shows works as it is written there."""
+"""What docs/sweeps.md and docs/runs.md show works as it is written there."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def parameters() -> Iterator[object]:
-    for command in dict.fromkeys(commands(PAGE)):
+    for command in dict.fromkeys(commands(PAGE) + commands("docs/runs.md")):
         slow = [
             pytest.mark.launchers,
             pytest.mark.timeout(300),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -40,9 +41,11 @@ def sweep(*args: str) -> tuple[int, list[dict[str, Any]], str, list[dict[str, st
     given = [arg.partition("=")[0] for arg in args]
     child = start("-m", *args, *(each for each in BASE if each.partition("=")[0] not in given))
     out, err = child.communicate(timeout=110)
+    assert Path("multirun/sweep.csv").exists(), err
     with Path("multirun/sweep.csv").open() as f:
         rows = list(csv.DictReader(f))
-    return child.returncode, [json.loads(line) for line in out.splitlines()], err, rows
+    said = [json.loads(line[line.index("{") :]) for line in out.splitlines()]  # Ray says first whose it is
+    return child.returncode, said, err, rows
 
 
 def test_jobs_on_slots_of_the_cpu(here: Path) -> None:
@@ -90,6 +93,30 @@ def test_a_signal_ends_the_jobs_in_order(here: Path) -> None:
     assert "[#0 cpu:0] error: stopped by SIGTERM" in err
     assert "[#1" not in err
     assert re.search(r"stopped \(143\)", err)
+
+
+@pytest.mark.launchers
+def test_jobs_end_with_a_launcher_that_is_killed(here: Path) -> None:
+    """What they say nobody hears; their results tell it, and the same sweep finishes the work."""
+    Path("mine.py").write_text(
+        "import pathlib, signal, sys\n\ndef mine(t):\n"
+        "    if len(next(iter(t.values()))) and pathlib.Path('wait').exists():\n"
+        "        print('here', file=sys.stderr, flush=True)\n        signal.pause()\n    return t\n"
+    )
+    Path("wait").touch()
+    mine = ("transform._target_=mine.mine", "batch.rows=2,3", "stream.depth=0")
+    child = start("-m", *DEVICE, "hydra.launcher.devices=[cpu]", *mine, *BASE)
+    assert child.stderr is not None
+    assert any("here" in line for line in child.stderr)
+    child.kill()
+    child.communicate()
+    with Path("locks/cpu:0").open() as free:
+        fcntl.flock(free, fcntl.LOCK_EX)  # comes back when the job is gone
+    results = [json.loads(file.read_text()) for file in Path("multirun/_jobs").iterdir()]
+    assert [(one["state"], one["code"]) for one in results] == [("stopped", 143)]
+    Path("wait").unlink()
+    code, _, err, rows = sweep(*DEVICE, "hydra.launcher.devices=[cpu]", *mine)
+    assert (code, [row["state"] for row in rows]) == (0, ["done", "done"]), err
 
 
 # ---- launchers and sweepers of others --------------------------------------------------------------------------------
@@ -140,3 +167,25 @@ def test_optuna_finds_the_best_of_what_it_tried(here: Path, storage: tuple[str, 
     assert re.search(rf"Best value: {best}", err), err
     assert code in (0, 70)
     assert Path("study.db").exists() == bool(storage)
+
+
+@pytest.mark.launchers
+@pytest.mark.timeout(300)
+@needs("hydra_optuna_sweeper")
+@needs("hydra_joblib_launcher")
+def test_of_two_trials_on_one_output_one_is_refused(here: Path) -> None:
+    """A sweeper that chooses as it goes cannot be rehearsed: the lock or the bookkeeping says whose the output is."""
+    at_once = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=2")
+    code, _, err, rows = sweep(
+        "experiment=tune",
+        *at_once,
+        "run.seed=int(interval(1,1000000000))",
+        "sink.path=one",
+        "batch.rows=2",
+        "hydra.sweeper.sampler.seed=1",
+    )
+    assert sorted(row["state"] for row in rows) == ["done", "failed"], err
+    failed = next(row for row in rows if row["state"] == "failed")
+    said = {"75": "another run is writing this output: pid", "73": "Choose another sink.path"}
+    assert failed["code"] == str(code)
+    assert said[failed["code"]] in failed["error"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.log import emit
 
 
 def test_logs_are_lines_of_json_if_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -27,3 +29,9 @@ def test_logs_are_for_people_otherwise(capsys: pytest.CaptureFixture[str], tmp_p
     """A summary over several lines."""
     assert main(["transform=identity", f"sink.path={tmp_path / 'out'}"]) == 0
     assert "done: Identity on cpu\n  slowest" in capsys.readouterr().err
+
+
+def test_results_need_no_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cron may close it."""
+    monkeypatch.setattr(sys, "stdout", None)
+    emit("x")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.__main__ import emit, main, split
+from pipeline.__main__ import main, split
 from pipeline.config import force
 from pipeline.day import date_add, today
 
@@ -721,9 +721,3 @@ def test_a_closed_stdout_breaks_nothing(here: Path) -> None:
     assert child.returncode == 0, err
     assert "BrokenPipe" not in err
     assert Path("y.npy").exists()
-
-
-def test_emit_without_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cron may close it."""
-    monkeypatch.setattr(sys, "stdout", None)
-    emit("x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,8 +14,6 @@ import pytest
 import pipeline
 
 ROOT = Path(__file__).parent.parent
-
-UNLOCKED = ("submitit", "ray-launcher", "optuna")  # large trees that no script installs; the extras pin what matters
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +60,8 @@ def test_the_constraints_lock_every_dependency() -> None:
     lines = [line for file in ROOT.glob("constraints*.txt") for line in file.read_text(encoding="utf-8").splitlines()]
     locked = dict(line.split("==") for line in lines if not line.startswith("#"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: asked for name, asked in project["optional-dependencies"].items() if name not in UNLOCKED}
-    asked = [*project["dependencies"], *(each for extra in extras.values() for each in extra)]
-    names = {normal(line.split(">")[0]) for line in asked}
+    asked = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    names = {normal(re.split("[<>=]", line)[0]) for line in asked}
     assert names <= {normal(name) for name in locked}
     assert all(version[0].isdigit() and version.replace(".", "").isalnum() for version in locked.values())
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -89,6 +90,18 @@ def test_the_row_filter_of_the_readme_keeps_rows_together(folder: Path) -> None:
     expected = source[source["dep_delay"] > 60]
     assert got["tailnum"].tolist() == expected["tailnum"].tolist()
     assert len(got) == read_manifest(folder / "late_out")["rows"]
+
+
+def test_the_output_is_read_as_the_readme_reads_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By four libraries, with what their readers need said."""
+    for command in ("python -m pipeline", next(c for c in COMMANDS if "partition_by" in c)):
+        assert run(command, folder).returncode == 0
+    monkeypatch.chdir(folder)
+    lines = next(text for kind, text in BLOCKS if kind == "python" and "import pandas" in text).splitlines()
+    names: dict[str, Any] = {}
+    exec(lines[0], names)
+    sizes = [len(got) if hasattr(got := eval(line, names), "__len__") else got for line in lines[2:]]
+    assert sizes == [27004, 27004, 27004, len(pq.read_table(folder / "jfk")), 27004]
 
 
 def test_the_quarantine_of_the_page_on_checks_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.check.checks import parse
 from pipeline.errors import ConfigError
+from pipeline.transform.standardize import Standardize
 from tests.fakes import Rows, run_rows, same, table
 
 
@@ -121,3 +124,25 @@ def test_checks_are_on_the_page(tmp_path: Path) -> None:
     made = run_rows(Rows(table(), 30), same, tmp_path / "a", nulls="mask", html=True, checks=CHECKS)
     assert made["quarantined"]
     assert f"{made['quarantined']:,} rows quarantined" in page_of(tmp_path / "a")
+
+
+def test_carried_columns_are_on_the_page_without_their_words(tmp_path: Path) -> None:
+    """What they look like once, as they come out as they went in; words stay in the data."""
+    words = pa.table({"x": [1.0, 2.0], "who": ["a-secret-name", "b"], "day": pa.array([20484, 20485], pa.date32())})
+    run_rows(Rows(words, 30), same, tmp_path / "a", html=True)
+    html = page_of(tmp_path / "a")
+    row = next(line for line in html.splitlines() if ">who</td>" in line and "carried" in line)
+    assert re.findall(r'"number">([^<]*)<', row) == ["1", "7", "6", "13"]
+    assert "<td>2 different</td>" in row
+    assert "2026-01-31" in html
+    assert "a-secret-name" not in html
+
+
+def test_the_fit_is_in_the_timeline(tmp_path: Path) -> None:
+    """With lanes of its own, before those of the run; learning is one of them."""
+    run_rows(Rows(table(), 30), Standardize(), tmp_path / "a", nulls="mask", html=True)
+    html = page_of(tmp_path / "a")
+    lanes = re.findall(r"<tr><td>([\w: ]+)</td><td class=\"number\">\d+</td><td", html)
+    assert lanes == ["fit: read", "fit: upload", "fit: learn", "read", "upload", "compute", "download", "write"]
+    report = json.loads((tmp_path / "a" / "_pipeline" / "report.json").read_text())
+    assert [lane["lane"] for lane in report["fit_lanes"]] == ["read", "upload", "learn"]

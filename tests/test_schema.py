@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,14 @@ def test_it_does_not_import_torch() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "tailnum" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None:
+    """`python -m pipeline.schema wide.parquet | head -1`."""
+    pq.write_table(pa.table({f"c{n}": [n] for n in range(5000)}), tmp_path / "wide.parquet")
+    read, write = os.pipe()
+    os.close(read)
+    argv = [sys.executable, "-m", "pipeline.schema", str(tmp_path / "wide.parquet")]
+    done = subprocess.run(argv, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

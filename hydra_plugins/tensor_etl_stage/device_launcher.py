@@ -18,7 +18,7 @@ _OURS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "
 
 
 class DeviceLauncher(Launcher):
-    """Starts `python -m pipeline` for each job, with one GPU to see or on a slot of the CPU.
+    """Starts a process like `python -m pipeline` for each job, with one GPU to see or on a slot of the CPU.
 
     Args:
         devices: GPUs, and ``cpu`` once for each slot; None for all GPUs there are.
@@ -43,15 +43,18 @@ class DeviceLauncher(Launcher):
 
         from pipeline.sweep import slots
 
-        for told in job_overrides:
-            self.loader.load_sweep_config(self.config, list(told))
+        jobs = [self.loader.load_sweep_config(self.config, list(told)) for told in job_overrides]
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         places = slots.slots(self.devices, _cuda_devices)
         log.info("%d jobs on %s", len(job_overrides), ", ".join(slot.name for slot in places))
         crew = slots.Crew(places, slots.lock_folder(self.locks), self.fail_fast)
         numbered = list(enumerate(job_overrides, initial_job_idx))
         codes = crew.run([slots.Job(f"#{number}", self._command(number, told)) for number, told in numbered])
-        return [self._returned(told, codes.get(place)) for place, told in enumerate(job_overrides)]
+        actions = [job.action.name for job in jobs]
+        return [
+            self._returned(told, action, codes.get(place))
+            for place, (told, action) in enumerate(zip(job_overrides, actions, strict=True))
+        ]
 
     def _command(self, number: int, overrides: Sequence[str]) -> list[str]:
         hydra = self.config.hydra
@@ -63,17 +66,17 @@ class DeviceLauncher(Launcher):
             for flag in ("--config-dir", source.path)
         ]
         name = ["--config-name", hydra.job.config_name]
-        start = [sys.executable, "-m", "pipeline", *flags, *name]
+        start = [sys.executable, "-m", "pipeline.sweep.tether", *flags, *name]
         return [*start, *kept, "hydra.mode=RUN", f"hydra.job.num={number}", *overrides]
 
-    def _returned(self, overrides: Sequence[str], code: int | None) -> JobReturn:
+    def _returned(self, overrides: Sequence[str], action: str, code: int | None) -> JobReturn:
         """What a sweeper is told: the facts of the job, its objective if it has one, or how it failed."""
         from pipeline import config
         from pipeline.errors import PipelineError
         from pipeline.sweep import result
 
         back = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-        file = result.path(self.config.hydra.sweep.dir, config.job_folder(overrides), self.config.action.name)
+        file = result.path(self.config.hydra.sweep.dir, config.job_folder(overrides), action)
         try:
             if code not in (0, 99):
                 raise PipelineError("it was not started" if code is None else f"its exit code is {code}")

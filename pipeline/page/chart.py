@@ -118,7 +118,7 @@ def lanes(course: Course) -> str:
         for plot, lane in zip(plots, course.lanes, strict=True):
             _lane(plot, lane, course.width)
         plots[-1].set_xlabel("seconds since the start")
-        figure.subplots_adjust(left=0.12, right=0.99, top=0.97, bottom=0.42 / figure.get_figheight(), hspace=0.35)
+        figure.subplots_adjust(left=0.14, right=0.99, top=0.97, bottom=0.42 / figure.get_figheight(), hspace=0.35)
         return _svg(figure, "lanes")
 
 

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.core import Part
 from pipeline.page import chart
 from pipeline.page.chart import Axis
@@ -22,6 +24,7 @@ _DRAWN = ("objective", "rows_per_second", "seconds", "peak_memory_bytes", "bytes
 _MOST = 4  # metrics, and overrides, that are drawn against each other
 _MOST_GROUPS = 6
 _MOST_LISTED = 100  # parts, and input files
+_DAYS = 10  # that times must span for their days to tell them apart
 _JOINED = 4  # bins of a timeline, where batches come in bursts
 
 
@@ -89,7 +92,10 @@ def run(
             chart.over_time("resident memory", _held(course.resident), course.width, human),
         ],
         nulls=_nulls(facts),
-        columns=[(name, *(_told(look) for look in looks)) for name, *looks in values.pairs],
+        columns=[
+            *((name, [("before", _told(a)), ("after", _told(b))]) for name, a, b in values.pairs),
+            *((look.name, [(_carried(look), _told(look))]) for look in values.carried),
+        ],
         values=values,
         parts=made[:_MOST_LISTED],
         n_parts=len(made),
@@ -148,8 +154,27 @@ def _told(look: Look | None) -> dict[str, str] | None:
     if look is None:
         return None
     numbers = {"least": look.low, "mean": look.mean, "deviation": look.std, "largest": look.high}
-    plain = {name: "-" if value is None else f"{value:.4g}" for name, value in numbers.items()}
-    return {**plain, "odd": f"{look.odd:,}", "bars": chart.bars(look.counts) if look.counts else ""}
+    plain = {name: "-" if value is None else _spelled(value, look, name) for name, value in numbers.items()}
+    counts = ((look.odd or None, "NaN, inf"), (look.different, "different"))
+    seen = ", ".join(f"{count:,} {what}" for count, what in counts if count is not None)
+    return {**plain, "seen": seen, "bars": chart.bars(look.counts) if look.counts else ""}
+
+
+def _spelled(value: float, look: Look, name: str) -> str:
+    """A number for people; a time by its day, and by its minute where all lie within some days."""
+    if look.of in {"value", "length", ""}:
+        return f"{value:.4g}"
+    second = (np.timedelta64(1, "s") / np.ones(1, f"m8[{look.of}]")).item()
+    if name == "deviation":
+        return f"{value / second / 86400:.4g} d" if value >= 86400 * second else f"{value / second:.4g} s"
+    days = look.of == "D" or (look.high or 0) - (look.low or 0) > _DAYS * 86400 * second
+    when = np.full(1, round(value)).astype(f"M8[{look.of}]").astype("M8[D]" if days else "M8[m]")
+    return str(when[0]).replace("T", " ")
+
+
+def _carried(look: Look) -> str:
+    """What the numbers of a carried column are about."""
+    return "carried, length" if look.of == "length" else "carried"
 
 
 def _charts(rows: Sequence[dict[str, str]], results: Sequence[Result], keys: Sequence[str]) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.core import Array, Arrays
+from pipeline.columns import size, take, values
+from pipeline.core import Array, Arrays, Column, Columns
 from pipeline.layout import ROWS, STARTS, VALID
 
 BATCHES, ROWS_EACH = 64, 256
@@ -26,6 +29,9 @@ class Look:
         seen: values, those that are not finite included; nulls are not among them.
         odd: NaN and infinities.
         counts: of values in equal steps from `low` to `high`.
+        of: what the numbers say of a carried column: ``value``, ``length`` (of words and lists), a unit of time since
+            1970 as NumPy spells it, or nothing where there is nothing to say.
+        different: how many different values of a carried column were seen; None where they were not told apart.
     """
 
     name: str
@@ -36,6 +42,8 @@ class Look:
     std: float | None = None
     high: float | None = None
     counts: Sequence[int] = ()
+    of: str = "value"
+    different: int | None = None
 
 
 class Glimpse:
@@ -77,6 +85,120 @@ class Glimpse:
         return {n: look(n, np.concatenate([kept[n] for _, kept in self._kept if n in kept])) for n in names}
 
 
+# ---- carried columns -------------------------------------------------------------------------------------------------
+
+_BYTES = 1 << 18
+"""Bytes of a carried column that are looked at in a batch, about: words may be long."""
+
+
+class Passing:
+    """The same for columns that are carried: their values where they are numbers or times, else their lengths.
+
+    Words themselves are not kept, only how many different ones there were: a page is passed on more easily than data.
+
+    Args:
+        names: the columns; those beyond the first are left out where there are too many.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names[:COLUMNS]
+        self.left_out = len(names) - len(self._names)
+        self._every = 1
+        self._batches = 0
+        self._kept: list[dict[str, _Seen]] = []
+
+    def add(self, columns: Columns) -> None:
+        """Look at a batch."""
+        if self._batches % self._every == 0:
+            self._kept.append({name: _seen(columns[name]) for name in self._names})
+        self._batches += 1
+        if len(self._kept) > BATCHES:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    def looks(self) -> dict[str, Look]:
+        """What is known of each column, by name."""
+        return {name: _told(name, [kept[name] for kept in self._kept]) for name in self._names if self._kept}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Some values of a carried column: numbers that stand for them, and hashes that tell them apart."""
+
+    of: str
+    numbers: Array
+    hashes: Array | None = None
+
+
+def _told(name: str, seen: Sequence[_Seen]) -> Look:
+    found = look(name, np.concatenate([each.numbers for each in seen]))
+    hashes = [each.hashes for each in seen if each.hashes is not None]
+    return replace(found, of=seen[0].of, different=len(np.unique(np.concatenate(hashes))) if hashes else None)
+
+
+def _seen(column: Column) -> _Seen:
+    rows = len(column)
+    most = min(ROWS_EACH, max(1, _BYTES * rows // max(1, size(column))))
+    some = take(column, _spread(rows, most))
+    if isinstance(some, np.ndarray):
+        return _of_array(some)
+    some = some.storage if isinstance(some, pa.ExtensionArray) else some
+    some = some.drop_null()
+    if pa.types.is_dictionary(some.type) or pa.types.is_run_end_encoded(some.type):
+        some = some.cast(some.type.value_type)
+    return _of_arrow(some)
+
+
+_NOTHING = _Seen("", np.empty(0))
+
+
+def _of_array(some: Array) -> _Seen:
+    if some.dtype.kind in "biuf":
+        flat = some.reshape(-1)
+        numbers = flat[_spread(flat.size, _ELEMENTS)].astype(np.float64)
+        return _Seen("value", numbers, numbers.view(np.int64))
+    if some.dtype.kind == "M":
+        flat = some.reshape(-1)
+        return _times(flat[~np.isnat(flat)].astype(np.int64), np.datetime_data(some.dtype)[0])
+    if some.dtype.kind in "SU":
+        return _words(some.reshape(-1).tolist())
+    return _NOTHING
+
+
+def _of_arrow(some: pa.Array) -> _Seen:
+    """Through `values`: `pyarrow.Array.to_numpy` imports pandas where it is installed."""
+    type_ = some.type
+    if pa.types.is_boolean(type_) or pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return _of_array(values(some, "")[0])
+    if pa.types.is_decimal(type_):
+        return _of_array(values(some.cast(pa.float64()), "")[0])
+    if pa.types.is_date(type_) or pa.types.is_timestamp(type_):
+        unit = "D" if pa.types.is_date32(type_) else getattr(type_, "unit", "ms")
+        return _times(values(some, "")[0], unit)
+    if any(test(type_) for test in _WORDS):
+        return _words(some.to_pylist())
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return _Seen("length", values(pc.list_value_length(some), "")[0].astype(np.float64))
+    return _NOTHING
+
+
+_WORDS = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+)
+
+
+def _words(some: Sequence[str | bytes]) -> _Seen:
+    return _Seen("length", np.array([len(word) for word in some], np.float64), np.array([*map(hash, some)], np.int64))
+
+
+def _times(some: Array, unit: str) -> _Seen:
+    return _Seen(unit, some.astype(np.float64), some.astype(np.int64))
+
+
+# ---- some rows -------------------------------------------------------------------------------------------------------
+
+
 def _rows(arrays: Arrays) -> int:
     """Rows of a batch; of a jagged column there is one start more than rows."""
     starts = [len(array) - 1 for name, array in arrays.items() if name.startswith(STARTS)]
@@ -103,16 +225,19 @@ def _spread(size: int, most: int) -> Array:
     return np.linspace(0, size - 1, most).astype(np.int64) if size > most else np.arange(size)
 
 
-def look(name: str, values: Array) -> Look:
+# ---- statistics ------------------------------------------------------------------------------------------------------
+
+
+def look(name: str, found: Array) -> Look:
     """Statistics of values, in float64."""
-    finite = values[np.isfinite(values)]
-    odd = values.size - finite.size
+    finite = found[np.isfinite(found)]
+    odd = found.size - finite.size
     if not finite.size:
-        return Look(name, values.size, odd)
+        return Look(name, found.size, odd)
     low, high = float(finite.min()), float(finite.max())
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = float(finite.mean()), float(finite.std())
-    return Look(name, values.size, odd, low, mean, std, high, _counts(finite, low, high))
+    return Look(name, found.size, odd, low, mean, std, high, _counts(finite, low, high))
 
 
 def _counts(finite: Array, low: float, high: float) -> list[int]:

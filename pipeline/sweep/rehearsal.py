@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import config
 from pipeline.errors import ConfigError
+from pipeline.secret import Mask
 
 
 class Rehearsal(Callback):
@@ -30,14 +33,33 @@ class Rehearsal(Callback):
             SystemExit: two jobs have one output, or a job is outside the fence; its code is the error. Hydra takes
                 any other exception of a callback for a warning.
         """
-        if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            return
         try:
-            rehearse(config)
+            check_secrets(config)
+            if config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+                rehearse(config)
         except ConfigError as e:
             raise SystemExit(e) from e
         except (HydraException, OmegaConfBaseException):
             return  # a job that does not compose: the sweeper meets it next, and says so
+
+
+def check_secrets(master: DictConfig) -> None:
+    """Refuse to be told a secret: Hydra writes what a sweep is told into multirun.yaml.
+
+    Raises:
+        ConfigError: an override has a secret in it, not the name of a variable that has.
+    """
+    given: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
+    for each in given:
+        key, _, value = str(each).lstrip("+~").partition("=")
+        if "${" not in value and Mask().override(f"{key}={value}") != f"{key}={value}":
+            name = re.sub(r"\W", "_", key.rpartition(".")[2]).upper()
+            record = Path(master.hydra.sweep.dir, "multirun.yaml")
+            raise ConfigError(
+                f"{key}: a sweep keeps its overrides in {record}, so it is not told secrets. Put it into an "
+                f"environment variable: '{key}=${{oc.env:{name}}}'; to sweep several, name one "
+                "variable for each"
+            )
 
 
 def rehearse(master: DictConfig) -> None:

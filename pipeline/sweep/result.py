@@ -78,7 +78,8 @@ def read_report(report: Path, name: str) -> Result:
         raise InputError(f"{str(report)!r} cannot be read: {e.strerror}") from e
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"{str(report)!r} is no report of a run: {e}") from e
-    return Result(name, str(facts.get("state")), facts=facts, config=config)
+    code, error = int(facts.pop("code", 0)), str(facts.pop("error", ""))
+    return Result(name, str(facts.get("state")), facts=facts, config=config, code=code, error=error)
 
 
 def reported(summary: Mapping[str, Any]) -> dict[str, Any]:

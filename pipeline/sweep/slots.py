@@ -1,7 +1,8 @@
 """Child processes on slots: one job at a time on each GPU, or on each of some places of the CPU.
 
 A slot is held by a lock on a file, and the child inherits the lock: the slot is free when the child is gone, however it
-went and whatever became of its parent, and several sweeps on one machine share its devices.
+went and whatever became of its parent, and several sweeps on one machine share its devices. The standard input of a
+child is a pipe that ends when its parent is gone (`tether`).
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class _Child:
         self.process = subprocess.Popen(  # noqa: S603  (our own command line)
             list(job.command),
             bufsize=0,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": slot.visible},
@@ -184,6 +185,8 @@ class _Child:
                 events.unregister(stream)
                 buffer.extend(stream.read() or b"")
             stream.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         os.close(self._gone)
         _pass_on(sys.stderr, b"".join(self._mark + line + b"\n" for line in self._said.splitlines()))
         _pass_on(sys.stdout, self._printed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from pipeline.sweep.result import RUNNING, Result
 
 log = logging.getLogger("pipeline")
 
+_STOPPED = "stopped before its end"
 _OWN = ("state", "error", "code")
 _LONG = ("config", "columns", "command", "columns_transformed", "columns_carried")
 
@@ -86,31 +87,45 @@ def _settled(one: Result) -> Result:
     return replace(one, state="died", code=1, error="it ended without a word: it was killed, or ran out of memory")
 
 
+@dataclass
+class Record:
+    """The result of a job under way: its facts so far, and where they will be kept, if it is one of a sweep."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    file: Path | None = None
+    begun: Result | None = None
+
+    def leave(self, state: str, code: int, error: str) -> None:
+        """Keep that the job ended without facts."""
+        if self.file is not None and self.begun is not None:
+            _write(self.file, replace(self.begun, state=state, code=code, error=error))
+
+
 @contextmanager
-def recorded(cfg: DictConfig, mask: Mask) -> Iterator[dict[str, Any]]:
+def recorded(cfg: DictConfig, mask: Mask) -> Iterator[Record]:
     """Keep the result of a sweep's job in its file while the block runs, which puts the facts into the value.
 
     What `mask` knows as secret is left out of it.
     """
-    facts: dict[str, Any] = {}
+    record = Record()
     if not config.in_sweep():
-        yield facts
+        yield record
         return
     hydra = HydraConfig.get()
     told = config.overrides()
     job = config.job_folder(told)
     file = result.path(hydra.sweep.dir, job, cfg.action.name)
     known = {"number": hydra.job.num, "started": datetime.now(UTC).isoformat(timespec="seconds")}
-    begun = Result(job, RUNNING, config.settings(map(mask.override, told)), known)
+    begun = Result(job, RUNNING, config.settings(map(mask.override, config.dated(told))), known)
+    record.file, record.begun = file, begun
     _write(file, begun)
     _reset_peak_memory()
     try:
-        yield facts
+        yield record
     except BaseException as e:
-        code = e.code if isinstance(e, SystemExit) and isinstance(e.code, int) else 1
-        _write(file, replace(begun, state="stopped", code=code, error="stopped before its end"))
+        record.leave("stopped", e.code if isinstance(e, SystemExit) and isinstance(e.code, int) else 1, _STOPPED)
         raise
-    _write(file, _ended(begun, mask.data(facts)))
+    _write(file, _ended(begun, mask.data(record.facts)))
 
 
 def _ended(begun: Result, summary: dict[str, Any]) -> Result:

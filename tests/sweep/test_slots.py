@@ -15,6 +15,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.sweep.slots import Crew, Job, Slot, slots
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = [sys.executable, "-S", "-E", "-c"]
 CPU = [Slot("cpu:0", ""), Slot("cpu:1", "")]
 
@@ -156,6 +157,41 @@ def test_no_gpu_means_one_job_at_a_time_on_the_cpu() -> None:
     assert slots(None, lambda: 0) == (Slot("cpu:0", ""),)
     with pytest.raises(ConfigError, match="named twice"):
         slots([0, "cuda:0"], lambda: 2)
+
+
+def test_no_job_outlives_the_one_that_started_it(tmp_path: Path) -> None:
+    """Killed at once, it can tell nobody: its jobs notice, end in order, and free their slots."""
+    says = tmp_path / "says"
+    os.mkfifo(says)
+    waits = f"""
+import signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pipeline.sweep.tether import tie
+says = open({str(says)!r}, "w", buffering=1)
+def stop(n, _):
+    says.write("ended")
+    sys.exit(n)
+signal.signal(signal.SIGTERM, stop)
+tie()
+print("here", repr(sys.stdin.read()), file=says)
+signal.pause()
+"""
+    driver = f"""
+import sys
+from pathlib import Path
+from pipeline.sweep.slots import Crew, Job, Slot
+job = Job("#0", [sys.executable, "-c", {waits!r}])
+Crew([Slot("cpu:0", ""), Slot("cpu:1", "")], Path({str(tmp_path)!r})).run([job, job])
+"""
+    child = subprocess.Popen([sys.executable, "-c", driver], cwd=ROOT)
+    with says.open() as heard:
+        assert [heard.readline() for _ in range(2)] == ["here ''\n"] * 2
+        child.kill()
+        child.wait()
+        assert heard.read() == "endedended"
+    for slot in CPU:
+        with (tmp_path / slot.name).open() as free:
+            fcntl.flock(free, fcntl.LOCK_EX)  # comes back when the job is gone
 
 
 def test_no_process_is_left(tmp_path: Path) -> None:

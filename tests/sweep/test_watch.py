@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import compare, day
 from pipeline.__main__ import main
 from pipeline.sweep import result
 from pipeline.sweep.result import RUNNING, Result
 from pipeline.sweep.watch import Watch
 
+ROOT = Path(__file__).resolve().parents[2]
 BASE = ("source=npy", "source.path=x.npy", "transform=identity", "log.progress=none", "device=cpu")
 
 Front = Callable[..., tuple[int, list[str], str]]
@@ -226,3 +230,98 @@ def test_an_objective_that_cannot_be_is_refused_before_the_job(front: Front) -> 
     assert code == 2
     assert "expected one of rows_per_second" in err
     assert not list(Path("multirun").glob("*/part-*"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_action_may_be_swept(front: Front) -> None:
+    """A plan and the run that follows it speak of one output."""
+    code, out, err = front("-m", "batch.rows=2", "action=plan,run")
+    assert code == 0, err
+    assert [(row[0], row[-1]) for row in table(err, "action")[1:]] == [("plan", "planned"), ("run", "done")]
+    told = [json.loads(line) for line in out if line.startswith("{")]
+    assert told[0]["output"] == told[1]["output"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_day_from_the_clock_is_told_as_the_day(front: Front) -> None:
+    """In the name of the folder and in the table: tomorrow's job is another."""
+    yesterday = day.yesterday()
+    Path("x.npy").rename(f"{yesterday}.npy")
+    code, out, err = front("-m", "date=${yesterday:}", "source.path=${date}.npy", "batch.rows=2,3")
+    assert code == 0, err
+    assert [(row["date"], row["source.path"]) for row in rows()] == [(yesterday, f"{yesterday}.npy")] * 2
+    assert all(f"date-{yesterday}" in json.loads(line)["output"] for line in out)
+
+
+SECRET = "hunter2-hunter2"
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "given",
+    [
+        f"transform.api_token={SECRET},other",
+        f"+transform.api_token={SECRET}",
+        f"source.path=s3://me:{SECRET}@host/x.npy",
+    ],
+)
+def test_a_sweep_is_told_no_secret(front: Front, given: str) -> None:
+    """Hydra would write it to multirun.yaml; the message has the way out, and not the secret."""
+    Path("mine.py").write_text("def mine(t, api_token: str = ''):\n    return t\n")
+    code, out, err = front("-m", "transform._target_=mine.mine", given, "batch.rows=2,3")
+    assert code == 2
+    assert "multirun.yaml" in err
+    assert "${oc.env:" in err
+    assert SECRET not in err + "".join(out)
+    assert not [file for file in Path().rglob("*.yaml") if SECRET in file.read_text()]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_sweep_may_name_the_variables_of_its_secrets(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way out that the message names; no file below the folder has them."""
+    monkeypatch.setenv("FIRST_TOKEN", SECRET)
+    monkeypatch.setenv("SECOND_TOKEN", SECRET[::-1])
+    Path("mine.py").write_text("def mine(t, api_token: str = ''):\n    assert len(api_token) == 15\n    return t\n")
+    tokens = "+transform.api_token=${oc.env:FIRST_TOKEN},${oc.env:SECOND_TOKEN}"
+    code, _, err = front("-m", "transform._target_=mine.mine", tokens)
+    assert code == 0, err
+    assert len(rows()) == 2
+    assert not [file for file in Path().rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+
+
+def test_hydras_own_words_are_named_with_their_colon(front: Front) -> None:
+    """A dot is what everybody tries first."""
+    code, _, err = front("-m", "batch.rows=2,3", "sink.path=x/${hydra.job.num}")
+    assert code == 2
+    assert "write ${hydra:job.num}" in err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_check_of_the_whole_that_fails_leaves_a_report(front: Front) -> None:
+    """What was measured, why it failed, and the page: in the table of the sweep too."""
+    code, _, err = front("-m", "batch.rows=2,3", "checks.output=[{rows: {min: 7}}]")
+    assert code == 65
+    assert "failed: Identity on cpu" in err
+    assert [(row["state"], row["code"], row["rows_in"]) for row in rows()] == [("failed", "65", "6")] * 2
+    report = json.loads(next(Path("multirun").glob("*/_pipeline/report.json")).read_text())
+    assert (report["state"], report["code"]) == ("failed", 65)
+    assert "7" in report["error"]
+    assert not list(Path("multirun").glob("*/_SUCCESS"))
+
+
+def test_a_job_that_was_ended_by_its_time_limit_is_told(front: Front) -> None:
+    """By the sweep, whose process ends with it, and by the comparison afterwards."""
+    Path("mine.py").write_text(
+        "import signal\n\ndef mine(t):\n    if len(next(iter(t.values()))):\n        signal.pause()\n    return t\n"
+    )
+    args = ["-m", "batch.rows=2,3", "run.batch_timeout=0.2", "transform._target_=mine.mine", "stream.depth=0"]
+    known = [each for each in BASE if not each.startswith("transform")]
+    argv = [sys.executable, "-m", "pipeline", *args, *known, "transform=identity"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 75, done.stderr
+    assert [(row["state"], row["code"]) for row in rows()] == [("timed out", "75")]
+    Path("multirun/sweep.csv").unlink()
+    assert compare.main(["multirun"]) == 0
+    assert [(row["state"], row["code"]) for row in rows()] == [("timed out", "75")]
+    assert "run.batch_timeout" in rows()[0]["error"]
