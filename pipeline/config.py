@@ -247,6 +247,14 @@ def force(arg: str) -> str:
     )
 
 
+def refuse_deletions(args: Iterable[str]) -> None:
+    """Raise ConfigError for an argument that takes out a section that all rely on, such as ``~batch``."""
+    sections = {f.name for f in fields(Conf)} - {*GROUPS}
+    for arg in args:
+        if arg.startswith("~") and (key := arg[1:].partition("=")[0]) in sections:
+            raise ConfigError(f"{arg}: {key!r} cannot be taken out; leave {arg} away, or set what should be different")
+
+
 def job_folder(overrides: Iterable[str]) -> str:
     """A folder name for the overrides of a job, the same whatever their order and however they spell `+`.
 
@@ -317,7 +325,28 @@ def build(
             problems.append(f"no value given for '{group}._target_'; choose an option such as {group}={_option(group)}")
     if problems:
         raise ConfigError(listed("problems", problems))
-    return {group: parts[group] if group in parts else _instantiate(specs[group], group) for group in GROUPS}, raw
+    built = {group: parts[group] if group in parts else _instantiate(specs[group], group) for group in GROUPS}
+    if strange := [line for group, made in built.items() for line in _lacking(made, group, raw[group]["_target_"])]:
+        raise ConfigError(listed("problems", strange))
+    return built, raw
+
+
+_NEEDS = {
+    "source": ("schema", "splits", "read"),
+    "sink": ("path", "columnar", "single", "accept", "open"),
+    "engine": ("map",),
+    "transform": ("__call__",),
+}
+"""What the contracts of `pipeline.core` cannot do without."""
+
+
+def _lacking(made: object, group: str, target: str) -> Iterator[str]:
+    """What an object of this group would be asked for, and does not have."""
+    if absent := [name for name in _NEEDS[group] if not hasattr(made, name)]:
+        yield (
+            f"{group}._target_: {target} makes a {type(made).__name__} without {', '.join(absent)}; it cannot be a "
+            f"{group} (pipeline/core.py has the contract)"
+        )
 
 
 def _refused(specs: Mapping[str, Any]) -> list[str]:
@@ -573,4 +602,6 @@ def _explain_override(e: OverrideParseException) -> str:
         return f"{e.override!r} is no override; write key=value, or see --help"
     if value.startswith(("'", '"', "[", "{")):
         return f"cannot read {key}={value}: {reason}. Check its brackets and quotes"
+    if value.startswith("~/"):
+        return f'cannot read {key}={value}: no shell replaces a ~ there; write {key}="$HOME{value[1:]}"'
     return f"cannot read {key}={value}: {reason}. Quote the value, for Hydra and for the shell: {quote(key, value)}"

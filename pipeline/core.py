@@ -369,8 +369,8 @@ Transform: TypeAlias = Callable[["Tensors"], "Tensors | Output"]
 """Any callable from named tensors to named tensors: a function, a frozen dataclass, an ``nn.Module``.
 
 It may add, drop, replace and reshape columns. If it changes the number of rows it returns an `Output` with `rows`.
-It may write in place: its input is its own. It must not keep its input beyond the call, nor use the memory of what it
-returned again: later lanes still read it.
+It may write in place: its input is its own. It must not keep its input beyond the call: later lanes still read it.
+Memory that it returns and keeps, such as a buffer for results, is copied.
 """
 
 

@@ -175,6 +175,18 @@ def test_a_write_in_place_that_the_trial_did_not_show_stops_the_run(tmp_path: Pa
     assert source.array.tolist() == list(range(40))
 
 
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_transform_may_compute_into_a_buffer_of_its_own(tmp_path: Path, depth: int) -> None:
+    """What it keeps is copied: later lanes would else find the values of the next batch there."""
+    buffer = torch.empty(16, dtype=torch.float32)
+
+    def doubled(tensors: Any) -> Any:
+        return {"x": torch.mul(tensors["x"], 2, out=buffer[: len(tensors["x"])])}
+
+    run_rows(Kept(), doubled, tmp_path / "a", stream_depth=depth)
+    assert read(tmp_path / "a")["x"].to_pylist() == [2.0 * i for i in range(40)]
+
+
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
