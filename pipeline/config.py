@@ -325,10 +325,7 @@ def build(
             problems.append(f"no value given for '{group}._target_'; choose an option such as {group}={_option(group)}")
     if problems:
         raise ConfigError(listed("problems", problems))
-    built = {group: parts[group] if group in parts else _instantiate(specs[group], group) for group in GROUPS}
-    if strange := [line for group, made in built.items() for line in _lacking(made, group, raw[group]["_target_"])]:
-        raise ConfigError(listed("problems", strange))
-    return built, raw
+    return {group: parts[group] if group in parts else _instantiate(specs[group], group) for group in GROUPS}, raw
 
 
 _NEEDS = {
@@ -338,15 +335,6 @@ _NEEDS = {
     "transform": ("__call__",),
 }
 """What the contracts of `pipeline.core` cannot do without."""
-
-
-def _lacking(made: object, group: str, target: str) -> Iterator[str]:
-    """What an object of this group would be asked for, and does not have."""
-    if absent := [name for name in _NEEDS[group] if not hasattr(made, name)]:
-        yield (
-            f"{group}._target_: {target} makes a {type(made).__name__} without {', '.join(absent)}; it cannot be a "
-            f"{group} (pipeline/core.py has the contract)"
-        )
 
 
 def _refused(specs: Mapping[str, Any]) -> list[str]:
@@ -463,7 +451,7 @@ def _later(value: Any) -> bool:
 def _instantiate(spec: Any, group: str) -> Any:
     """The object of one group; plain dicts and lists reach its constructor."""
     try:
-        return instantiate(spec, _convert_="all")
+        made = instantiate(spec, _convert_="all")
     except InstantiationException as e:
         if isinstance(e.__cause__, PipelineError):
             raise e.__cause__ from None
@@ -472,6 +460,12 @@ def _instantiate(spec: Any, group: str) -> Any:
         cause = e.__cause__
         reason = f"{type(cause).__name__}: {cause}" if cause else str(e).splitlines()[0]
         raise ConfigError(f"{key}: cannot be created: {reason}") from e
+    if absent := [name for name in _NEEDS[group] if not hasattr(made, name)]:
+        raise ConfigError(
+            f"{group}._target_: {spec['_target_']} makes a {type(made).__name__}, which cannot be a {group}: it has no "
+            f"{' and no '.join(absent)} (pipeline/core.py has the contract)"
+        )
+    return made
 
 
 # ---- identity --------------------------------------------------------------------------------------------------------

@@ -68,11 +68,15 @@ class Schema:
         """Column names in order."""
         return tuple(f.name for f in self.fields)
 
+    @cached_property
+    def _named(self) -> dict[object, Field]:
+        return {f.name: f for f in reversed(self.fields)}  # looked up for each column of each batch
+
     def __getitem__(self, name: str) -> Field:
-        return self.fields[self.names.index(name)]
+        return self._named[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._named
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,14 @@ class Kept:
         yield {"x": pa.array(self.array)}
 
 
+def test_a_field_is_found_by_its_name() -> None:
+    """The first one of that name; a name that is not there is not found."""
+    schema = Schema((pa.field("x", pa.int8()), pa.field("y", pa.int16()), pa.field("x", pa.int32())))
+    assert (schema["x"].type, schema["y"].type) == (pa.int8(), pa.int16())
+    assert "y" in schema
+    assert "z" not in schema
+
+
 def test_a_transform_that_writes_in_place_works_on_a_copy(tmp_path: Path) -> None:
     """Found by the run on zero rows; the source keeps its values."""
 
