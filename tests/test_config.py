@@ -211,10 +211,6 @@ def test_the_clock_says_today() -> None:
         ("checks.output=[{column: x, nan: 0, action: quarantin}]", "checks.output[0].action must be one of fail, warn"),
         ("checks.input=x", "checks.input: expected a list"),
         ("engine._target_=pipeline.errors.PipelineError", "engine._target_: pipeline.errors.PipelineError makes a "),
-        (
-            "transform={_target_: datetime.date, year: 1, month: 1, day: 1}",
-            "transform._target_: datetime.date makes a ",
-        ),
         ("checks.unique_rows=0", "checks.unique_rows must be at least 1; got 0"),
     ],
 )
