@@ -126,10 +126,11 @@ class _Door:
             facts = self.record.facts
             facts.update(self._attempt(cfg))
             facts["code"] = self.outcomes[-1].code
-        wanted = cfg.sweep.objective is not None and cfg.action is config.Action.run
-        if self.outcomes[-1].error and config.in_sweep():
-            raise PipelineError(self.outcomes[-1].error)
-        return facts["objective"] if wanted else facts
+        if failed := self.outcomes[-1].error:
+            if config.in_sweep():
+                raise PipelineError(failed)
+            return facts
+        return facts["objective"] if cfg.sweep.objective is not None and cfg.action is config.Action.run else facts
 
     def _attempt(self, cfg: DictConfig) -> dict[str, Any]:
         overrides = " ".join(self.mask.override(each.lstrip("+")) for each in config.overrides())
@@ -415,6 +416,7 @@ def _check_fence(args: Sequence[str]) -> None:
     Raises:
         ConfigError: the section `hydra` names something outside.
     """
+    config.refuse_deletions(args)
     if any(arg.startswith("--e") for arg in args):
         raise ConfigError(
             "--experimental-rerun reads a pickle, which this program never does; give the overrides again"
@@ -561,7 +563,14 @@ def describe(e: BaseException) -> tuple[int, str]:
         return ConfigError.code, config.explain(e)
     if isinstance(e, YAMLError):
         return ConfigError.code, f"a configuration file is no YAML: {e}"
+    if isinstance(e, RuntimeError) and "can't start new thread" in str(e):
+        return RetryError.code, f"the system gives no more threads{_LESS.format('run.threads, stream.readers')}"
+    if isinstance(e, MemoryError):
+        return RetryError.code, f"out of memory: {e or 'no bytes left'}{_LESS.format('batch.bytes, stream.bytes')}"
     return 1, f"{type(e).__name__}: {e} (HYDRA_FULL_ERROR=1 shows where)"
+
+
+_LESS = " (limits of the machine, ulimit or the container); lower {} and stream.writers, or try again later"
 
 
 def complain(message: str, code: int) -> None:

@@ -266,6 +266,14 @@ def force(arg: str) -> str:
     )
 
 
+def refuse_deletions(args: Iterable[str]) -> None:
+    """Raise ConfigError for an argument that takes out a section that all rely on, such as ``~batch``."""
+    sections = {f.name for f in fields(Conf)} - {*GROUPS}
+    for arg in args:
+        if arg.startswith("~") and (key := arg[1:].partition("=")[0]) in sections:
+            raise ConfigError(f"{arg}: {key!r} cannot be taken out; leave {arg} away, or set what should be different")
+
+
 def job_folder(overrides: Iterable[str]) -> str:
     """A folder name for the overrides of a job, the same whatever their order and however they spell `+`.
 
@@ -338,6 +346,15 @@ def build(
     if problems:
         raise ConfigError(listed("problems", problems))
     return {group: parts[group] if group in parts else _instantiate(specs[group], group) for group in GROUPS}, raw
+
+
+_NEEDS = {
+    "source": ("schema", "splits", "read"),
+    "sink": ("path", "columnar", "single", "accept", "open"),
+    "engine": ("map",),
+    "transform": ("__call__",),
+}
+"""What the contracts of `pipeline.core` cannot do without."""
 
 
 def _refused(specs: Mapping[str, Any]) -> list[str]:
@@ -456,7 +473,7 @@ def _later(value: Any) -> bool:
 def _instantiate(spec: Any, group: str) -> Any:
     """The object of one group; plain dicts and lists reach its constructor."""
     try:
-        return instantiate(spec, _convert_="all")
+        made = instantiate(spec, _convert_="all")
     except InstantiationException as e:
         if isinstance(e.__cause__, PipelineError):
             raise e.__cause__ from None
@@ -465,6 +482,12 @@ def _instantiate(spec: Any, group: str) -> Any:
         cause = e.__cause__
         reason = f"{type(cause).__name__}: {cause}" if cause else str(e).splitlines()[0]
         raise ConfigError(f"{key}: cannot be created: {reason}") from e
+    if absent := [name for name in _NEEDS[group] if not hasattr(made, name)]:
+        raise ConfigError(
+            f"{group}._target_: {spec['_target_']} makes a {type(made).__name__}, which cannot be a {group}: it has no "
+            f"{' and no '.join(absent)} (pipeline/core.py has the contract)"
+        )
+    return made
 
 
 # ---- identity --------------------------------------------------------------------------------------------------------
@@ -595,4 +618,6 @@ def _explain_override(e: OverrideParseException) -> str:
         return f"{e.override!r} is no override; write key=value, or see --help"
     if value.startswith(("'", '"', "[", "{")):
         return f"cannot read {key}={value}: {reason}. Check its brackets and quotes"
+    if value.startswith("~/"):
+        return f'cannot read {key}={value}: no shell replaces a ~ there; write {key}="$HOME{value[1:]}"'
     return f"cannot read {key}={value}: {reason}. Quote the value, for Hydra and for the shell: {quote(key, value)}"

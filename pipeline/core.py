@@ -68,11 +68,15 @@ class Schema:
         """Column names in order."""
         return tuple(f.name for f in self.fields)
 
+    @cached_property
+    def _named(self) -> dict[object, Field]:
+        return {f.name: f for f in reversed(self.fields)}  # looked up for each column of each batch
+
     def __getitem__(self, name: str) -> Field:
-        return self.fields[self.names.index(name)]
+        return self._named[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._named
 
 
 @dataclass(frozen=True)
@@ -369,8 +373,8 @@ Transform: TypeAlias = Callable[["Tensors"], "Tensors | Output"]
 """Any callable from named tensors to named tensors: a function, a frozen dataclass, an ``nn.Module``.
 
 It may add, drop, replace and reshape columns. If it changes the number of rows it returns an `Output` with `rows`.
-It may write in place: its input is its own. It must not keep its input beyond the call, nor use the memory of what it
-returned again: later lanes still read it.
+It may write in place: its input is its own. It must not keep its input beyond the call: later lanes still read it.
+Memory that it returns and keeps, such as a buffer for results, is copied.
 """
 
 

@@ -55,8 +55,7 @@ def find(path: str, suffixes: tuple[str, ...], key: str = "source.path") -> list
         ConfigError: `path` is empty, or names a file of another source.
         InputError: nothing is there, or what is there is no regular file.
     """
-    if not path:
-        raise ConfigError(f"no value given for {key}")
+    _check_local(path, key)
     root = Path(path)
     if root.is_dir():
         found = [p for p in _walk(root) if p.suffix in suffixes]
@@ -74,6 +73,16 @@ def find(path: str, suffixes: tuple[str, ...], key: str = "source.path") -> list
             kind = _FORMATS[file.suffix]
             raise ConfigError(f"{key}: {str(file)!r} is no {' or '.join(suffixes)} file; give source={kind} to read it")
     return sorted(found, key=os.fsencode)
+
+
+def _check_local(path: str, key: str) -> None:
+    """Refuse what would be taken for a folder with a curious name in the current one."""
+    if not path:
+        raise ConfigError(f"no value given for {key}")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        raise ConfigError(f"{key}: {path!r} is a URL; give a path of this machine, such as that of a mounted store")
+    if path.split("/", 1)[0] == "~":
+        raise ConfigError(f'{key}: no shell has replaced the ~ of {path!r}; write "$HOME{path[1:]}"')
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -142,8 +151,7 @@ class Home:
 
 def home(path: str, *, single: bool) -> Home:
     """Places of the output at `path`. Touches nothing."""
-    if not path:
-        raise ConfigError("no value given for sink.path")
+    _check_local(path, "sink.path")
     p = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow a symlink that the user wants written through)
     if single:
         state = p.with_name(p.name + ".run")

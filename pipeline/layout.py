@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeGuard
@@ -205,17 +206,20 @@ class Layout:
         """
         left: list[tuple[Field, Exit]] = []
         rest = dict(tensors)
+        heirs: defaultdict[str, list[str]] = defaultdict(list)
+        for name in tensors:
+            heirs[like.get(name, name)].append(name)
         first = {route.fields[0].name: route for route in self.routes}
+        carried = {*self.carried}
         for f in self.schema.fields:
-            if f.name in self.carried:
+            if f.name in carried:
                 left.append((f, Exit(f.name)))
             if f.name in first:
                 route = first[f.name]
-                for name in [n for n in rest if like.get(n, n) == route.name]:
+                for name in heirs[route.name]:
                     left += self._leave(name, route, rest.pop(name), unstack=unstack)
         left += [(kind.field(name), Exit(name, name)) for name, kind in rest.items()]
-        names = [exit_.name for _, exit_ in left]
-        for name in {n for n in names if names.count(n) > 1}:
+        for name in _repeated(exit_.name for _, exit_ in left):
             raise TransformError(
                 f"the output would have two columns {name!r}. Give the transform's column another name, or leave the "
                 "carried one out (carry=[...])"
@@ -247,6 +251,10 @@ class Layout:
         return _retyped(source, name, kept, policy), Exit(name, tensor, position, back)
 
 
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
 # ---- choosing --------------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +284,7 @@ def layout(
         names = _match(schema, select, "columns", conversion)
         routes = [_route(f, conversion.of(f.name)) for f in schema.fields if f.name in names and _wanted(f, conversion)]
     used = [f.name for route in routes for f in route.fields]
-    for name in {n for n in used if used.count(n) > 1}:
+    for name in _repeated(used):
         raise ConfigError(f"columns: {name!r} is stacked twice")
     carried = _carried(schema, used, [] if select is None else list(select), carry, conversion)
     for route in routes:
@@ -332,7 +340,8 @@ def _is_dictionary(f: Field) -> TypeGuard[pa.Field]:
 def _carried(
     schema: Schema, used: Sequence[str], chosen: Sequence[str], carry: str | Sequence[str], conversion: Conversion
 ) -> tuple[str, ...]:
-    rest = [name for name in schema.names if name not in used]
+    taken = {*used}
+    rest = [name for name in schema.names if name not in taken]
     rest = [name for name in rest if not (name in chosen and conversion.of(name).unsupported == "drop")]
     if carry == "all":
         return tuple(rest)

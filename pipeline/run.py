@@ -553,16 +553,17 @@ _DECIDING = ("torch", "numpy", "pyarrow", "tensor-etl-stage")
 
 
 def _check_places(stage: Stage) -> None:
-    """An output inside the input would be read as input by the next run."""
-    target = stage.where.root / stage.where.single
+    """An output inside the input would be read as input by the next run, or replace it. Links lead nobody astray."""
+    target = Path(os.path.realpath(stage.where.root / stage.where.single))
+    folder = None if stage.where.single else target
     for split in stage.plan.splits:
-        path = Path(os.path.abspath(split.path)) if split.path else None  # noqa: PTH100  (as files.home does)
-        if path is not None and (path == target or (not stage.where.single and stage.where.root in path.parents)):
+        path = Path(os.path.realpath(split.path)) if split.path else None
+        if path is not None and (path == target or folder in path.parents):
             raise ConfigError(f"sink.path={stage.sink.path!r} holds the input {split.path!r}; choose another sink.path")
     given = getattr(stage.source, "path", "")
     if given and Path(given).is_dir():
-        folder = Path(os.path.abspath(given))  # noqa: PTH100
-        if folder in target.parents or folder == target:
+        within = Path(os.path.realpath(given))
+        if within in target.parents or within == target:
             raise ConfigError(
                 f"sink.path={stage.sink.path!r} lies inside source.path={given!r}, so that the next run would read it "
                 "as input; choose another sink.path"

@@ -8,6 +8,7 @@ negative bit, ignores write protection, and aborts the process on negative strid
 from __future__ import annotations
 
 import mmap
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,31 @@ def unjagged(tensor: Tensor, name: str) -> tuple[Tensor, Tensor]:
         return tensor.values()[:0], tensor.offsets().new_zeros(1)
     tensor = tensor if tensor.is_contiguous() else tensor.contiguous()
     return tensor.values(), tensor.offsets()
+
+
+def released(tensors: Tensors, given: Tensors) -> Tensors:
+    """The tensors that a transform returned for those `given`, with copies of what it holds on to.
+
+    What is computed into a buffer of its own would else change under the lanes after it, with the next batch.
+    """
+    ours = {_memory(tensor) for tensor in given.values()}
+    made = {name: memory for name, tensor in tensors.items() if (memory := _memory(tensor)) and memory not in ours}
+    one = {id(tensors[name]): name for name in made}.values()  # of each tensor, however many names it has
+    seen = Counter(made[name] for name in one)
+    kept = {made[name] for name in one if _holders(tensors[name]) > seen[made[name]]}
+    return {name: t.clone() if made.get(name) in kept else t for name, t in tensors.items()} if kept else tensors
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tensors on the same memory have in common; 0 for a nested one, which has it in parts."""
+    return 0 if tensor.is_nested else tensor.untyped_storage()._cdata  # noqa: SLF001
+
+
+def _holders(tensor: Tensor) -> int:
+    """How many tensors are on the memory of this one, wherever they are; 0 if torch does not tell."""
+    count = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001  (nothing public counts them)
+    storage = tensor.untyped_storage()
+    return int(count(storage._cdata)) - 1 if count is not None else 0  # noqa: SLF001  (one is `storage`)
 
 
 def check_device(tensors: Tensors, device: torch.device, name: str) -> None:

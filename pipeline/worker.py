@@ -257,6 +257,8 @@ class Worker:
         return None
 
     def _apply(self, tensors: Tensors, validity: Validity, batch: Batch) -> Output:
+        from pipeline.tensors import released
+
         before = {name: tensor._version for name, tensor in tensors.items()} if self._guarded else {}
         with _transform_errors(), _grad(self.layout):
             out = apply(self.transform, seen(tensors, self.layout), validity, batch.rows)
@@ -266,7 +268,7 @@ class Worker:
                     f"the transform wrote into column {name!r}, whose memory it shares with the source. It did not "
                     "when it was tried on zero rows; set conversion.memory=copy"
                 )
-        out = _narrowed(out, self.layout)
+        out = _narrowed(replace(out, tensors=released(out.tensors, tensors)), self.layout)
         if self.ways is not None:
             _check_kinds(out, self.ways)
         return out
@@ -589,7 +591,7 @@ def _transform_errors() -> Iterator[None]:
     except OutOfMemoryError as e:
         raise _DeviceFullError(f"the device is out of memory: {_first_line(e)}") from e
     except Exception as e:
-        raise TransformError(f"the transform raised {type(e).__name__}: {_first_line(e)}") from e
+        raise TransformError(f"the transform raised {_told(e)}") from e
 
 
 @contextmanager
@@ -599,6 +601,10 @@ def _trial() -> Iterator[None]:
         yield
     except TransformError as e:
         raise TransformError(f"on zero rows, which decide the types of the output: {e}") from e.__cause__
+
+
+def _told(e: BaseException) -> str:
+    return f"{type(e).__name__}: {_first_line(e)}".removesuffix(": ")
 
 
 def _first_line(e: BaseException) -> str:

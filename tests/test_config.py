@@ -210,6 +210,7 @@ def test_the_clock_says_today() -> None:
         ("checks.input=[{colum: x, nan: 0}]", "checks.input[0]: unknown key 'colum' - did you mean 'column'?"),
         ("checks.output=[{column: x, nan: 0, action: quarantin}]", "checks.output[0].action must be one of fail, warn"),
         ("checks.input=x", "checks.input: expected a list"),
+        ("engine._target_=pipeline.errors.PipelineError", "engine._target_: pipeline.errors.PipelineError makes a "),
         ("checks.unique_rows=0", "checks.unique_rows must be at least 1; got 0"),
     ],
 )

@@ -152,6 +152,7 @@ def test_any_table_comes_back(table: pa.Table, data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @LONG
 @given(tables.tables(most=400), st.data())
 def test_any_table_comes_back_again_and_again(table: pa.Table, data: st.DataObject) -> None:

@@ -538,6 +538,14 @@ def test_a_pickled_configuration_is_never_read(here: Path, front: Front) -> None
         ("transform=a,b", "add --multirun"),
         ("transform=null", "take the name of an option, as in transform=identity"),
         ("nonsense", "'nonsense' is no override"),
+        ("~batch", "~batch: 'batch' cannot be taken out"),
+        ("~sweep", "~sweep: 'sweep' cannot be taken out"),
+        ("sink.path=~/out", 'write sink.path="$HOME/out"'),
+        ("sink.path='~/out'", "sink.path: no shell has replaced the ~ of '~/out'; write \"$HOME/out\""),
+        ("source.path='~/in'", "source.path: no shell has replaced the ~"),
+        ("sink.path=s3://bucket/out", "sink.path: 's3://bucket/out' is a URL; give a path of this machine"),
+        ("source.path=s3://bucket/x.npy", "source.path: 's3://bucket/x.npy' is a URL"),
+        ("sweep.objective=speed", "sweep.objective=speed: expected one of"),
     ],
 )
 def test_a_mistake_gives_one_message_and_exit_code_2(here: Path, front: Front, override: str, words: str) -> None:
@@ -551,6 +559,38 @@ def test_a_mistake_gives_one_message_and_exit_code_2(here: Path, front: Front, o
     assert (last["state"], last["code"]) == ("failed", 2)
     assert last["error"] in err
     assert not Path("y.npy").exists()
+
+
+@pytest.mark.parametrize("sink", ["link/x.npy", "link/out.npy", "x.npy"])
+def test_an_output_within_the_input_is_refused_by_any_name(here: Path, front: Front, sink: str) -> None:
+    """Through a link, too, and with the consent to replace what is there."""
+    Path("in").mkdir()
+    Path("x.npy").rename("in/x.npy")
+    Path("link").symlink_to("in")
+    Path("x.npy").symlink_to("in/x.npy")
+    before = Path("in/x.npy").read_bytes()
+    code, _, err = front(*MINE, "source.path=in", f"sink.path={sink}", "run.restart=true")
+    assert code == 2
+    assert "choose another sink.path" in err
+    assert Path("in/x.npy").read_bytes() == before
+    assert [p.name for p in Path("in").iterdir()] == ["x.npy"]
+
+
+@pytest.mark.parametrize(
+    ("short", "words"),
+    [('RuntimeError("can\'t start new thread")', "gives no more threads"), ("MemoryError()", "out of memory: ")],
+)
+def test_what_a_machine_cannot_give_now_may_be_there_later(here: Path, front: Front, short: str, words: str) -> None:
+    """Exit code 75, with the keys that ask for less."""
+    Path("usercode.py").write_text(
+        f"class Short:\n    splits = read = None\n    def schema(self):\n        raise {short}\n"
+    )
+    Path("my_conf/source").mkdir()
+    Path("my_conf/source/short.yaml").write_text("_target_: usercode.Short\n")
+    code, _, err = front("--config-dir", "my_conf", "source=short", "transform=identity", "sink.path=out")
+    assert code == 75, err
+    assert words in err
+    assert "stream.writers" in err
 
 
 def test_broken_yaml_names_its_file(here: Path, front: Front) -> None:

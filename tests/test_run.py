@@ -144,6 +144,14 @@ class Kept:
         yield {"x": pa.array(self.array)}
 
 
+def test_a_field_is_found_by_its_name() -> None:
+    """The first one of that name; a name that is not there is not found."""
+    schema = Schema((pa.field("x", pa.int8()), pa.field("y", pa.int16()), pa.field("x", pa.int32())))
+    assert (schema["x"].type, schema["y"].type) == (pa.int8(), pa.int16())
+    assert "y" in schema
+    assert "z" not in schema
+
+
 def test_a_transform_that_writes_in_place_works_on_a_copy(tmp_path: Path) -> None:
     """Found by the run on zero rows; the source keeps its values."""
 
@@ -173,6 +181,18 @@ def test_a_write_in_place_that_the_trial_did_not_show_stops_the_run(tmp_path: Pa
     source = Kept()
     run_rows(source, sly, tmp_path / "a", memory="copy")
     assert source.array.tolist() == list(range(40))
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_transform_may_compute_into_a_buffer_of_its_own(tmp_path: Path, depth: int) -> None:
+    """What it keeps is copied: later lanes would else find the values of the next batch there."""
+    buffer = torch.empty(16, dtype=torch.float32)
+
+    def doubled(tensors: Any) -> Any:
+        return {"x": torch.mul(tensors["x"], 2, out=buffer[: len(tensors["x"])])}
+
+    run_rows(Kept(), doubled, tmp_path / "a", stream_depth=depth)
+    assert read(tmp_path / "a")["x"].to_pylist() == [2.0 * i for i in range(40)]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.core import Array
 from pipeline.errors import DTypeError, TransformError
-from pipeline.tensors import check_device, dtype_of, numpy_dtype, shareable, to_array, to_tensor
+from pipeline.tensors import check_device, dtype_of, numpy_dtype, released, shareable, to_array, to_tensor
 from pipeline.testing.device import DTYPES, SHAPES, random_bits
 
 
@@ -302,3 +302,15 @@ def test_any_view_of_any_array_keeps_its_bits(
     expected = array.copy(order="C")
     expected = expected.byteswap() if swapped else expected
     assert to_array(tensor, "x").tobytes() == expected.tobytes()
+
+
+def test_memory_that_a_transform_keeps_is_copied_and_no_other() -> None:
+    """Views of a buffer that it still has; neither what is new, nor what came in, nor two views of one new tensor."""
+    with torch.inference_mode():  # as transforms run: elsewhere views keep what they are views of
+        buffer, came, new = torch.arange(6), torch.arange(3), torch.arange(6)
+        returned = {"kept": buffer[:3], "came": came, "left": new[:3], "right": new[3:], "again": new[:0]}
+        del new
+        out = released(returned, {"came": came})
+        buffer.zero_()
+    assert [name for name in out if out[name] is not returned[name]] == ["kept"]
+    assert out["kept"].tolist() == [0, 1, 2]

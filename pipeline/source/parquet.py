@@ -6,6 +6,7 @@ A footer is never asked about single column chunks: on a damaged one, `row_group
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -215,10 +216,12 @@ class _Footer:
         names = self.schema.names
         if not names:
             raise ValueError("it has no columns")
-        for name in [*names, *dict(self.keys)]:
-            if names.count(name) > 1:
-                raise ValueError(f"{names.count(name)} columns are called {name!r}")
-            if name in names and name in dict(self.keys):
+        counts = Counter(names)
+        for name, count in counts.items():
+            if count > 1:
+                raise ValueError(f"{count} columns are called {name!r}")
+        for name in dict(self.keys):
+            if name in counts:
                 raise ValueError(f"column {name!r} is also a key of its folder; source.partitions=null ignores folders")
         if min(self.rows, default=0) < 0 or sum(self.rows) != rows:
             raise ValueError(f"its footer says {rows} rows, and {sum(self.rows)} in its row groups")
