@@ -267,8 +267,8 @@ SECRET = "hunter2-hunter2"
 )
 def test_a_sweep_is_told_no_secret(front: Front, given: str) -> None:
     """Hydra would write it to multirun.yaml; the message has the way out, and not the secret."""
-    Path("mine.py").write_text("def mine(t, api_token: str = ''):\n    return t\n")
-    code, out, err = front("-m", "transform._target_=mine.mine", given, "batch.rows=2,3")
+    Path("sealed.py").write_text("def sealed(t, api_token: str = ''):\n    return t\n")
+    code, out, err = front("-m", "transform._target_=sealed.sealed", given, "batch.rows=2,3")
     assert code == 2
     assert "multirun.yaml" in err
     assert "${oc.env:" in err
@@ -281,9 +281,9 @@ def test_a_sweep_may_name_the_variables_of_its_secrets(front: Front, monkeypatch
     """The way out that the message names; no file below the folder has them."""
     monkeypatch.setenv("FIRST_TOKEN", SECRET)
     monkeypatch.setenv("SECOND_TOKEN", SECRET[::-1])
-    Path("mine.py").write_text("def mine(t, api_token: str = ''):\n    assert len(api_token) == 15\n    return t\n")
+    Path("sealed.py").write_text("def sealed(t, api_token: str = ''):\n    assert len(api_token) == 15\n    return t\n")
     tokens = "+transform.api_token=${oc.env:FIRST_TOKEN},${oc.env:SECOND_TOKEN}"
-    code, _, err = front("-m", "transform._target_=mine.mine", tokens)
+    code, _, err = front("-m", "transform._target_=sealed.sealed", tokens)
     assert code == 0, err
     assert len(rows()) == 2
     assert not [file for file in Path().rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
