@@ -1,0 +1,6 @@
+"""Tests. A busy machine fails none: Hypothesis sets no time limits here, those of pytest hold."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
