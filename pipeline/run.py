@@ -226,9 +226,8 @@ def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
 
     Only where that is sure to be wanted: no part is there yet. What is wrong with the input, `run` says in its turn.
     """
-    if not (options.stream_depth and isinstance(source, Selective)) or (
-        options.checks != Checks() and options.carry != "all"
-    ):
+    others = options.checks != Checks() and options.carry != "all"  # columns that only checks look at
+    if not options.stream_depth or not isinstance(source, Selective) or others:
         return None
     with suppress(PipelineError):
         if home(os.fspath(sink.path), single=sink.single).state.exists() and not options.restart:
