@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pipeline.buffers import Buffers
 from pipeline.core import Array, ArrayField, Columns, Schema, Split
 from pipeline.errors import ConfigError
 from pipeline.source import (
@@ -25,10 +26,9 @@ from pipeline.source import (
     listed,
     read_header,
     reading,
-    spans,
 )
 
-_COPY_BYTES = 16 << 20  # fresh pages are dear: NumPy gets this much back warm from the allocator, 64 MiB it does not
+_COPY_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -104,35 +104,44 @@ class Npy:
             yield Split(f"{file.id}:{start}-{stop}", file.version, stop - start, size, file.path, start, stop)
 
     def read(self, split: Split) -> Iterator[Columns]:
-        """The rows in chunks: maps of 64 MiB, or copies of 16 MiB."""
+        """The rows in chunks: maps of 64 MiB, or copies of 4 MiB."""
+        return self.read_only(split, self.schema().names, 1)
+
+    def read_only(self, split: Split, columns: Sequence[str], rows: int) -> Iterator[Columns]:
+        """As `read`, with these columns alone, in chunks of a multiple of `rows`."""
         piece = f"rows={split.start}-{split.stop}"
         with reading(split.path, split.version, piece), Path(split.path).open("rb", buffering=0) as file:
             header = read_header(file)
             mapped = self.mmap and header.offset % header.dtype.alignment == 0
-            size, rows = (CHUNK_BYTES, _map) if mapped else (_COPY_BYTES, _copy)
-            for start, stop in spans(split.start, split.stop, header.row_bytes, size):
-                array = _rows(file, header, start, stop, rows)
-                yield flat_columns("", array) if self._cuts(header) else {self.column: array}
+            step = rows * max(1, (CHUNK_BYTES if mapped else _COPY_BYTES) // max(1, rows * header.row_bytes))
+            room = min(step, split.stop - split.start) * header.row_bytes
+            for start in range(split.start, split.stop, step) or [split.start]:
+                stop = min(start + step, split.stop)
+                if not (size := (stop - start) * header.row_bytes):
+                    array = np.zeros((stop - start, *header.shape[1:]), header.dtype)
+                elif mapped:
+                    array = _map_rows(file, header, start, stop)
+                else:
+                    array = _read_rows(file, header, start, stop, self._buffers.take(size, room))
+                chunk = flat_columns("", array) if self._cuts(header) else {self.column: array}
+                yield {name: chunk[name] for name in columns}
+
+    @cached_property
+    def _buffers(self) -> Buffers:
+        return Buffers()
 
 
-_Bytes = Callable[[BinaryIO, int, int], Array]
-"""Bytes of a file from an offset, as uint8."""
+def _in_order(header: Header) -> bool:
+    """Whether each row is one piece of the file."""
+    return not header.fortran or header.row_items == 1
 
 
-def _rows(file: BinaryIO, header: Header, start: int, stop: int, take: _Bytes) -> Array:
-    shape = (stop - start, *header.shape[1:])
-    if not (stop - start) * header.row_bytes:
-        return np.zeros(shape, header.dtype)
-    if not header.fortran or header.row_items == 1:
-        at = header.offset + start * header.row_bytes
-        return take(file, at, (stop - start) * header.row_bytes).view(header.dtype).reshape(shape)
-    if take is _map:
-        whole = _map(file, header.offset, header.rows * header.row_bytes).view(header.dtype)
-        return whole.reshape(header.shape, order="F")[start:stop]
-    size, stride = (stop - start) * header.dtype.itemsize, header.rows * header.dtype.itemsize
-    first = header.offset + start * header.dtype.itemsize
-    items = [take(file, first + i * stride, size) for i in range(header.row_items)]
-    return np.concatenate(items).view(header.dtype).reshape(shape, order="F")
+def _map_rows(file: BinaryIO, header: Header, start: int, stop: int) -> Array:
+    if _in_order(header):
+        data = _map(file, header.offset + start * header.row_bytes, (stop - start) * header.row_bytes)
+        return data.view(header.dtype).reshape((stop - start, *header.shape[1:]))
+    whole = _map(file, header.offset, header.rows * header.row_bytes).view(header.dtype)
+    return whole.reshape(header.shape, order="F")[start:stop]
 
 
 def _map(file: BinaryIO, offset: int, size: int) -> Array:
@@ -146,13 +155,24 @@ def _map(file: BinaryIO, offset: int, size: int) -> Array:
     return np.frombuffer(pages, np.uint8, size, skip)
 
 
-def _copy(file: BinaryIO, offset: int, size: int) -> Array:
-    """Bytes read into memory of their own; never ``np.fromfile``, which can return uninitialised memory."""
-    buffer = np.empty(size, np.uint8)
+def _read_rows(file: BinaryIO, header: Header, start: int, stop: int, buffer: Array) -> Array:
+    """Rows read into a buffer of their size, as they lie in the file."""
+    shape = (stop - start, *header.shape[1:])
+    if _in_order(header):
+        _fill(buffer, file, header.offset + start * header.row_bytes)
+        return buffer.view(header.dtype).reshape(shape)
+    size, stride = (stop - start) * header.dtype.itemsize, header.rows * header.dtype.itemsize
+    first = header.offset + start * header.dtype.itemsize
+    for i in range(header.row_items):
+        _fill(buffer[i * size : (i + 1) * size], file, first + i * stride)
+    return buffer.view(header.dtype).reshape(shape, order="F")
+
+
+def _fill(buffer: Array, file: BinaryIO, offset: int) -> None:
+    """Read all of a buffer; never ``np.fromfile``, which can return uninitialised memory."""
     view, done = buffer.data, 0
-    while done < size:
+    while done < len(view):
         got = os.preadv(file.fileno(), [view[done:]], offset + done)
         if not got:
-            raise EOFError(f"expected {size} bytes at offset {offset}, found {done}")
+            raise EOFError(f"expected {len(view)} bytes at offset {offset}, found {done}")
         done += got
-    return buffer

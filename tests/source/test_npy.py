@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -101,6 +102,18 @@ def test_memory_is_mapped_if_asked_for(mmap: bool, seen: int, tmp_path: Path) ->
         file.seek(128)
         file.write(np.int64(9).tobytes())
     assert held[0] == seen
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_chunks_are_cut_for_batches(order: Literal["C", "F"], tmp_path: Path) -> None:
+    """A multiple of the rows of a batch, some megabytes; all rows of the split where it is smaller."""
+    array = np.arange(3 << 20, dtype=np.int32).reshape(-1, 256)
+    np.save(tmp_path / "a.npy", np.asarray(array, order=order))
+    source = Npy(str(tmp_path))
+    for rows, expected in ((1000, [4000, 4000, 4000, 288]), (5000, [5000, 5000, 2288]), (20_000, [12_288])):
+        chunks = [chunk["data"] for chunk in source.read_only(source.splits()[0], ["data"], rows)]
+        assert [len(chunk) for chunk in chunks] == expected
+        np.testing.assert_array_equal(np.concatenate([np.asarray(chunk) for chunk in chunks]), array)
 
 
 def test_ids_are_relative_to_what_the_user_named(tmp_path: Path) -> None:
