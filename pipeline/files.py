@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import hashlib
@@ -28,6 +29,9 @@ from pipeline.errors import ConfigError, DTypeError, InputError, OutputError, Pi
 
 log = logging.getLogger("pipeline")
 
+_LIBC = ctypes.CDLL(None)
+_SYNC_FILE_RANGE_WRITE = 2
+
 _GLOB = frozenset("*?[")
 _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet"}
 """Suffixes that tell which source or sink is meant."""
@@ -36,7 +40,10 @@ _CHUNK = 1 << 20
 """Bytes that are hashed while they are still in the cache from being written."""
 
 _BLOCK = 1 << 16
-"""Bytes that are read back at once to be hashed."""
+"""Bytes of one write. For longer ones the system looks for memory in long pieces, which may have to come from afar."""
+
+_AHEAD = 8 << 20
+"""Bytes after which the disk is told to begin, so that the fsync at the end has little left to wait for."""
 
 _POLL = 0.2
 """Seconds between two looks at a lock that another run holds."""
@@ -224,8 +231,8 @@ class Publication:
     """A file that appears under its final name complete and durable, or not at all.
 
     Written in a temporary folder on the same filesystem and hashed on the way; `publish` fsyncs, renames and fsyncs the
-    folder. Usable as a binary file by pyarrow and NumPy; who writes all of `temp` by itself calls `take_in`.
-    After an error nothing is retried on the same descriptor: a failed fsync may have dropped the data.
+    folder. Usable as a binary file by pyarrow and NumPy. After an error nothing is retried on the same descriptor:
+    a failed fsync may have dropped the data.
 
     Args:
         where: the output.
@@ -243,7 +250,7 @@ class Publication:
         self._durable = durable
         self._draft = draft
         self._hash = hashlib.sha256()
-        self._size = 0
+        self._size = self._begun = 0
         with storage(self.final):
             try:
                 self._file = self._create()
@@ -264,18 +271,14 @@ class Publication:
         return len(view)
 
     def _write(self, view: memoryview) -> None:
-        write_all(self._file, view)
+        for start in range(0, len(view), _BLOCK):
+            write_all(self._file, view[start : start + _BLOCK])
         self._size += len(view)
+        if self._durable and self._size - self._begun >= _AHEAD:
+            _begin_writing(self._file, self._begun, self._size)
+            self._begun = self._size
         if not self._draft:
             self._hash.update(view)
-
-    def take_in(self) -> None:
-        """Hash what others have appended to `temp` since the last call, best while it is still in memory."""
-        block = memoryview(bytearray(_BLOCK))
-        with storage(self.final):
-            while got := os.preadv(self._file.fileno(), [block], self._size):
-                self._hash.update(block[:got])
-                self._size += got
 
     def rewrite(self, offset: int, data: bytes) -> None:
         """Replace bytes of a draft, such as a header that counts rows."""
@@ -358,6 +361,13 @@ def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def _begin_writing(file: io.FileIO, start: int, stop: int) -> None:
+    """Let the disk begin with these bytes (Linux; see sync_file_range(2)). That they are there, only fsync tells."""
+    if hasattr(_LIBC, "sync_file_range"):
+        size = ctypes.c_int64
+        _LIBC.sync_file_range(file.fileno(), size(start), size(stop - start), _SYNC_FILE_RANGE_WRITE)
 
 
 def move(temp: Path, final: Path) -> None:
