@@ -99,11 +99,13 @@ class Flow:
         step: Callable[[Iterator[S]], Iterator[T]],
         before: Iterator[S],
         size: Callable[[T], int] = lambda _: 0,
+        *,
+        apart: bool = True,
     ) -> Generator[T, None, None]:
-        """Run `step` over the items of the lane `before`, in a lane of its own."""
+        """Run `step` over the items of the lane `before`; in the thread of the lane after it if not `apart`."""
         lane = self._lane(name, 1)
         steps = _counted(lane, step, before)
-        return prefetch(steps, self.depth, size=size, budget=self.bytes, blocked=lane.block)
+        return prefetch(steps, self.depth if apart else 0, size=size, budget=self.bytes, blocked=lane.block)
 
     def spread(
         self,
@@ -216,7 +218,7 @@ def prefetch(
         finally:
             _close(items)
         return
-    ahead = _Ahead(items, _Buffer[T](depth, _Room(budget)), size, blocked)
+    ahead = _Ahead(items, _Buffer[T](depth, _Room(budget)), size, blocked, _thread)
     try:
         yield from ahead.buffer
     finally:
@@ -232,6 +234,7 @@ class _Ahead(Generic[T]):
         buffer: _Buffer[T],
         size: Callable[[T], int],
         blocked: Callable[[float], None],
+        begin: Callable[[Callable[[], None]], Callable[[], object]],
         done: Callable[[], None] = lambda: None,
     ) -> None:
         self.buffer = buffer
@@ -239,8 +242,7 @@ class _Ahead(Generic[T]):
         self._size = size
         self._blocked = blocked
         self._done = done
-        self._thread = threading.Thread(target=self._produce, name="pipeline-lane", daemon=True)
-        self._thread.start()
+        self._join = begin(self._produce)
 
     def _produce(self) -> None:
         try:
@@ -259,9 +261,16 @@ class _Ahead(Generic[T]):
             self._done()
 
     def stop(self) -> None:
-        """Nobody wants more; return when the thread is gone."""
+        """Nobody wants more; return when production has ended."""
         self.buffer.stop()
-        self._thread.join()
+        self._join()
+
+
+def _thread(call: Callable[[], None]) -> Callable[[], object]:
+    """Begin `call` in a thread of its own; what is returned waits for its end."""
+    thread = threading.Thread(target=call, name="pipeline-lane", daemon=True)
+    thread.start()
+    return thread.join
 
 
 # ---- several threads -------------------------------------------------------------------------------------------------
@@ -298,7 +307,7 @@ def fan(
     deal, waiting, made = _Deal(width), _Room(budget), _Room(budget)
 
     def start(inbox: _Buffer[S]) -> _Group[S, T]:
-        return _Group(step, inbox, _Buffer(depth, made), size, blocked, deal.finished)
+        return _Group(step, inbox, _Buffer(depth, made), size, blocked, deal)
 
     groups = prefetch(deal.groups(items, key, taken, lambda: _Buffer(0 if budget else depth, waiting), start), width)
     try:
@@ -316,7 +325,7 @@ class _Abandoned(BaseException):
 
 
 class _Group(Generic[S, T]):
-    """The items of one group on their way through a step, in a thread of its own."""
+    """The items of one group on their way through a step, in one of the threads of a deal."""
 
     def __init__(
         self,
@@ -325,15 +334,15 @@ class _Group(Generic[S, T]):
         outbox: _Buffer[T],
         size: Callable[[T], int],
         blocked: Callable[[float], None],
-        finished: Callable[[], None],
+        deal: _Deal,
     ) -> None:
         self.inbox = inbox
-        self._finished = finished
-        self.ahead = _Ahead(step(iter(inbox)), outbox, size, blocked, self._end)
+        self._deal = deal
+        self.ahead = _Ahead(step(iter(inbox)), outbox, size, blocked, deal.begin, self._end)
 
     def _end(self) -> None:
         self.inbox.stop()
-        self._finished()
+        self._deal.finished()
 
     def abandon(self) -> None:
         """Let both sides go."""
@@ -343,9 +352,10 @@ class _Group(Generic[S, T]):
 
 
 class _Deal:
-    """Deals items out to groups, and knows which groups there are."""
+    """Deals items out to groups, and knows which groups and threads there are."""
 
     def __init__(self, width: int) -> None:
+        self._threads = ThreadPoolExecutor(width, "pipeline-lane")
         self._free = threading.Semaphore(width)
         self._lock = threading.Lock()
         self._stopped = False
@@ -368,7 +378,7 @@ class _Deal:
                     if filling is not None:
                         filling.end(None)
                     last, filling = key(item), inbox()
-                    if (group := self._begin(start, filling)) is None:
+                    if (group := self._open(start, filling)) is None:
                         return
                     yield group
                 room = filling.put(item, taken(item))
@@ -386,13 +396,17 @@ class _Deal:
         finally:
             _close(items)
 
-    def _begin(self, start: Callable[[_Buffer[S]], _Group[S, T]], inbox: _Buffer[S]) -> _Group[S, T] | None:
+    def _open(self, start: Callable[[_Buffer[S]], _Group[S, T]], inbox: _Buffer[S]) -> _Group[S, T] | None:
         self._free.acquire()
         with self._lock:
             if self._stopped:
                 return None
             self._running.append(group := start(inbox))
             return group
+
+    def begin(self, call: Callable[[], None]) -> Callable[[], object]:
+        """Begin `call` in one of the threads; what is returned waits for its end."""
+        return self._threads.submit(call).result
 
     def finished(self) -> None:
         """A thread is free again."""
@@ -413,9 +427,10 @@ class _Deal:
         self._free.release()
 
     def join(self) -> None:
-        """Return when the threads of all groups are gone."""
+        """Return when the threads are gone."""
         for group in self._running:
             group.ahead.stop()
+        self._threads.shutdown()
 
 
 # ---- several threads, one item each ----------------------------------------------------------------------------------
@@ -493,8 +508,8 @@ class Headstart(Generic[K, T]):
 
     def _begin(self, key: K) -> _Buffer[T] | None:
         room = self._room
-        with room.changed:
-            room.changed.wait_for(lambda: not self._open or room.held < room.budget)
+        with room.lock:
+            room.freed.wait_for(lambda: not self._open or room.held < room.budget)
             return self._begun.setdefault(key, _Buffer(0, room)) if self._open else None
 
     def take(self, key: K) -> Iterator[T] | None:
@@ -507,9 +522,9 @@ class Headstart(Generic[K, T]):
         return iter(buffer)
 
     def _end(self) -> None:
-        with self._room.changed:
+        with self._room.lock:
             self._open = False
-            self._room.changed.notify_all()
+            self._room.freed.notify_all()
 
     def stop(self) -> None:
         """Nobody wants more; return when the thread is gone."""
@@ -523,12 +538,13 @@ class Headstart(Generic[K, T]):
 
 
 class _Room:
-    """Bytes that may wait in some buffers together; what changes in one wakes those who wait at any."""
+    """Bytes that may wait in some buffers together; who waits for room in one is woken by what leaves any."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.held = 0
-        self.changed = threading.Condition()
+        self.lock = threading.Lock()
+        self.freed = threading.Condition(self.lock)
 
 
 class _Buffer(Generic[T]):
@@ -537,6 +553,7 @@ class _Buffer(Generic[T]):
     def __init__(self, depth: int, room: _Room) -> None:
         self._depth = depth
         self._room = room
+        self._arrived = threading.Condition(room.lock)
         self._items: deque[tuple[T, int]] = deque()
         self._ended = False
         self._stopped = False
@@ -544,12 +561,12 @@ class _Buffer(Generic[T]):
 
     def put(self, item: T, size: int) -> bool:
         """Wait for room, then append; False if nobody wants it any more."""
-        with self._room.changed:
-            self._room.changed.wait_for(lambda: self._stopped or self._has_room(size))
+        with self._room.lock:
+            self._room.freed.wait_for(lambda: self._stopped or self._has_room(size))
             if not self._stopped:
                 self._items.append((item, size))
                 self._room.held += size
-                self._room.changed.notify_all()
+                self._arrived.notify()
             return not self._stopped
 
     def _has_room(self, size: int) -> bool:
@@ -560,28 +577,28 @@ class _Buffer(Generic[T]):
 
     def end(self, error: BaseException | None) -> None:
         """No more items follow; `error` is raised after the last one. The first end counts."""
-        with self._room.changed:
+        with self._room.lock:
             self._error = self._error if self._ended else error
             self._ended = True
-            self._room.changed.notify_all()
+            self._arrived.notify()
 
     def stop(self) -> None:
         """The consumer is gone: `put` returns False from now on."""
-        with self._room.changed:
+        with self._room.lock:
             self._stopped = True
             self._room.held -= sum(size for _, size in self._items)
             self._items.clear()
-            self._room.changed.notify_all()
+            self._room.freed.notify_all()
 
     def __iter__(self) -> Iterator[T]:
         while True:
-            with self._room.changed:
-                self._room.changed.wait_for(lambda: self._items or self._ended)
+            with self._room.lock:
+                self._arrived.wait_for(lambda: self._items or self._ended)
                 if not self._items:
                     break
                 item, size = self._items.popleft()
                 self._room.held -= size
-                self._room.changed.notify_all()
+                self._room.freed.notify_all()
             yield item
             del item
         if self._error is not None:
