@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Union, runtime_checkable
 
 import numpy as np
 
@@ -386,6 +386,11 @@ class TakesValidity(Protocol):
         """As the plain call. `validity` has an entry for each input column that holds nulls in this batch."""
 
 
+def takes_validity(transform: Transform) -> TypeGuard[TakesValidity]:
+    """Whether it is one. Asked for each batch, and the check of a protocol takes longer than a step of few rows."""
+    return hasattr(transform, "with_validity")
+
+
 @runtime_checkable
 class Setup(Protocol):
     """A transform that prepares itself once for a device, e.g. moves weights."""
@@ -449,7 +454,7 @@ def apply(transform: Transform, tensors: Tensors, validity: Validity, rows: int)
     Raises:
         TransformError: the contract was broken; the message names the column. Exceptions of the transform pass through.
     """
-    if isinstance(transform, TakesValidity):
+    if takes_validity(transform):
         returned: object = transform.with_validity(tensors, validity)
     else:
         returned = transform(tensors)
@@ -463,7 +468,7 @@ def apply(transform: Transform, tensors: Tensors, validity: Validity, rows: int)
         for name, old in origin.items()
         if old in validity
     }
-    if validity and not isinstance(transform, TakesValidity) and not isinstance(returned, Output):
+    if validity and not takes_validity(transform) and not isinstance(returned, Output):
         for name in out.tensors.keys() - tensors.keys():
             raise TransformError(
                 f"the transform added column {name!r} while {', '.join(map(repr, validity))} hold nulls in this batch; "

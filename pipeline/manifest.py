@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -201,7 +200,7 @@ class Manifest:
 
     def commit(self, part: Part) -> None:
         """Record a part whose files are durable. From here on it is never done again."""
-        line = json.dumps(asdict(part)) + "\n"
+        line = json.dumps(_facts(part)) + "\n"
         with storage(self._journal), self._journal.open("ab", buffering=0) as f:
             write_all(f, line.encode())
             if self._durable:
@@ -242,7 +241,7 @@ class Manifest:
 
     def finish(self, tasks: Sequence[Task], facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write the manifest and the marker, then remove files that it no longer lists."""
-        parts = [asdict(part) for part in [*self.vanished(tasks), *(self._parts[task.key] for task in tasks)]]
+        parts = [_facts(part) for part in [*self.vanished(tasks), *(self._parts[task.key] for task in tasks)]]
         manifest = {
             "version": VERSION,
             **facts,
@@ -336,6 +335,11 @@ def _drop_torn_line(journal: Path) -> None:
         data = f.read()
         if data and not data.endswith(b"\n"):
             f.truncate(data.rfind(b"\n") + 1)
+
+
+def _facts(part: Part) -> dict[str, Any]:
+    """The part as JSON has it."""
+    return {**vars(part), "files": [vars(f) for f in part.files], "side": [vars(f) for f in part.side]}
 
 
 def _part(record: dict[str, Any]) -> Part:

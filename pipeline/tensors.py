@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core import Array, Tensors
+from pipeline.core import Array, Arrays, Tensors
 from pipeline.errors import DTypeError, TransformError
 
 _NAMES = (
@@ -60,6 +60,12 @@ def _mapped(array: Array) -> bool:
 # A tensor made under inference mode could not be written to outside of it, nor used by autograd inside: the same
 # column must not depend on whether the caller's thread happens to compute as well.
 @torch.inference_mode(False)
+def to_tensors(arrays: Arrays, *, share: bool) -> Tensors:
+    """Each column by `to_tensor`."""
+    return {name: _tensor(array, name, share=share) for name, array in arrays.items()}
+
+
+@torch.inference_mode(False)
 def to_tensor(array: Array, name: str, *, share: bool) -> Tensor:
     """The column as a CPU tensor with the same bits, shape and dtype.
 
@@ -69,6 +75,10 @@ def to_tensor(array: Array, name: str, *, share: bool) -> Tensor:
     Raises:
         DTypeError: no tensor holds this dtype, or the array is masked.
     """
+    return _tensor(array, name, share=share)
+
+
+def _tensor(array: Array, name: str, *, share: bool) -> Tensor:
     if isinstance(array, np.ma.MaskedArray):
         raise DTypeError(
             f"column {name!r} is a masked array, whose mask a tensor would lose; give it as an Arrow column"
@@ -105,13 +115,21 @@ def to_array(tensor: Tensor, name: str) -> Array:
         )
     check_device({name: tensor}, torch.device("cpu"), "cpu")
     try:
-        array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()
+        array: Array = tensor.numpy()
+    except (TypeError, RuntimeError):
+        array = _resolved(tensor, name)
+    return array if all(stride > 0 for stride in array.strides) else np.array(array, order="C", copy=True)
+
+
+def _resolved(tensor: Tensor, name: str) -> Array:
+    """What NumPy does not take at once: a tensor with a gradient, a conjugate, a negative."""
+    try:
+        return tensor.detach().resolve_conj().resolve_neg().numpy()
     except (TypeError, RuntimeError) as error:
         kind = f"{type(tensor).__name__} ({tensor.layout})"
         raise TransformError(
             f"column {name!r} is a {kind}; return a plain dense tensor. torch says: {error}"
         ) from error
-    return array if all(stride > 0 for stride in array.strides) else np.array(array, order="C", copy=True)
 
 
 @torch.inference_mode(False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.core import Arrays, Staged, Tensors
-from pipeline.tensors import check_device, to_array, to_tensor
+from pipeline.tensors import check_device, to_array, to_tensors
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Cpu:
 
     def upload(self, arrays: Arrays) -> Staged:
         """Wrap the arrays as tensors."""
-        return Staged({name: to_tensor(array, name, share=True) for name, array in arrays.items()})
+        return Staged(to_tensors(arrays, share=True))
 
     def compute(self) -> AbstractContextManager[None]:
         """Inference mode."""

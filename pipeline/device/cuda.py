@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.core import Arrays, Staged, Tensors
 from pipeline.errors import ConfigError
-from pipeline.tensors import check_device, to_array, to_tensor
+from pipeline.tensors import check_device, to_array, to_tensors
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class Cuda:
     def upload(self, arrays: Arrays) -> Staged:
         """Pack the arrays into a pinned slot and start its copy. Waits if all slots are on their way."""
         lanes, runtime = self._lanes, self._lanes.runtime
-        host = {name: to_tensor(array, name, share=True) for name, array in arrays.items()}
+        host = to_tensors(arrays, share=True)
         slot = lanes.staging_in.take(_size(host))
         for name, view in _carve(slot, host).items():
             view.copy_(host[name])

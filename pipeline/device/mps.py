@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.core import Arrays, Staged, Tensors
 from pipeline.errors import DTypeError
-from pipeline.tensors import check_device, to_array, to_tensor
+from pipeline.tensors import check_device, to_array, to_tensors
 
 _WIDE = (torch.float64, torch.complex128)
 
@@ -31,7 +31,7 @@ class Mps:
 
     def upload(self, arrays: Arrays) -> Staged:
         """Copy the arrays to the device."""
-        host = {name: to_tensor(array, name, share=True) for name, array in arrays.items()}
+        host = to_tensors(arrays, share=True)
         for name, tensor in host.items():
             if tensor.dtype in _WIDE:
                 narrow = "float32" if tensor.dtype == torch.float64 else "complex64"

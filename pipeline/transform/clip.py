@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -57,8 +58,8 @@ class Clip:
         if tensor.is_floating_point():
             # float8 can be stored and converted, no more; float32 holds all its values.
             wide = tensor.float() if tensor.element_size() == 1 else tensor
-            low, high = _rounded(self.min, wide.dtype), _rounded(self.max, wide.dtype)
-            return wide.clamp(low, high).to(tensor.dtype)
+            clipped = wide.clamp(_rounded(self.min, wide.dtype), _rounded(self.max, wide.dtype))
+            return clipped if wide is tensor else clipped.to(tensor.dtype)
         first, last = self._whole(name, tensor.dtype)
         if first is None and last is None:
             return tensor
@@ -83,6 +84,7 @@ class Clip:
         return (math.ceil(low) if low > first else None), (math.floor(high) if high < last else None)
 
 
+@lru_cache(maxsize=64)
 def _rounded(bound: float | None, dtype: torch.dtype) -> float | None:
     """The bound as a value of the dtype, infinite if it is beyond (torch refuses such a bound)."""
     return None if bound is None else float(torch.tensor(float(bound), dtype=torch.float64).to(dtype))

@@ -103,10 +103,11 @@ class Standardize:
         if key not in self._ready:
             self._ready[key] = self._constants(*key)
         mean, rest, std = self._ready[key]
-        scaled = x.to(work) - mean if x.dtype == work else x.to(work).sub_(mean)
+        scaled = x - mean if x.dtype == work else x.to(work).sub_(mean)
         if rest is not None:
             scaled.sub_(rest)
-        return scaled.div_(std).to(out)
+        scaled.div_(std)
+        return scaled if work == out else scaled.to(out)
 
     def _constants(
         self, name: str, device: torch.device, dtype: torch.dtype, shape: torch.Size
