@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from select import select
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -103,6 +103,9 @@ class _Door:
     The signal is remembered since the exception that it raises may come back as another one: Python 3.11 wraps what is
     raised within `__set_name__`, and libraries have such places.
     """
+
+    starting: ClassVar[bool] = False
+    """Whether garbage is not collected since the process began."""
 
     args: list[str]
     verbose: bool
@@ -321,14 +324,15 @@ def _options(cfg: DictConfig, plain: dict[str, Any], door: _Door) -> Options:
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """What torch makes when it loads stays: searching it for garbage again and again takes a seventh of the start."""
-    fresh = "torch" not in sys.modules and gc.isenabled()
+    """What libraries make when they load stays: to search it for garbage again and again is a seventh of the start."""
+    fresh = "torch" not in sys.modules and (gc.isenabled() or _Door.starting)
     if fresh:
         gc.disable()
     try:
         yield
     finally:
         if fresh:
+            _Door.starting = False
             gc.freeze()
             gc.enable()
 
@@ -347,7 +351,8 @@ def _verify(given: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
 
 def _audit(path: str) -> dict[str, Any]:
     """Read the output again and compare it with its manifest."""
-    from pipeline.audit import audit
+    with _loading():
+        from pipeline.audit import audit
 
     found = audit(path)
     emit(found.text())
@@ -601,6 +606,8 @@ def end(code: int) -> NoReturn:
 
 def script() -> NoReturn:
     """The console script, and `python -m pipeline`."""
+    _Door.starting = True
+    gc.disable()  # until `_loading` is done
     end(main())
 
 
