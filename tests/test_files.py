@@ -209,6 +209,20 @@ def test_a_draft_is_hashed_after_it_was_rewritten(where: Home) -> None:
     assert (file.bytes, file.sha256) == (8, hashlib.sha256(b"0042rows").hexdigest())
 
 
+def test_what_others_append_is_hashed_and_counted(where: Home) -> None:
+    """Arrow writes a file by itself, page by page; the record is that of all it wrote."""
+    publication = Publication(where, "p.bin")
+    expected = b""
+    for data in (b"here", b"x" * 100_000, b"", b"there"):
+        with publication.temp.open("ab") as other:
+            other.write(data)
+        publication.take_in()
+        expected += data
+    file = publication.publish(3)
+    assert (where.root / "p.bin").read_bytes() == expected
+    assert (file.bytes, file.sha256) == (len(expected), hashlib.sha256(expected).hexdigest())
+
+
 def test_an_aborted_file_leaves_nothing(where: Home) -> None:
     """Also when aborted twice; what was published stays."""
     first = Publication(where, "p.bin")

@@ -27,7 +27,8 @@ _LOOSE = 1024
 _GROUP_ROWS = 1 << 20
 _PIECE_BYTES = 4 << 20
 """Decoded size of what is encoded at once: what stays in a cache, and no more than a batch, which is then only cut."""
-_BUFFER_BYTES = 1 << 20
+_PAGE_BYTES = 128 << 10
+"""Encoded size of a page, as far as rows allow. It is written in one piece; see `files` for what long ones cost."""
 _PARTITION_SHARE = 8
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _LONGEST_NAME = 255
@@ -131,7 +132,7 @@ class Parquet:
 
         def start(folder: str) -> ParquetFile:
             publication = Publication(where, folder + name, durable=self.durability == "full")
-            return ParquetFile(publication, stored, options, rows, piece_rows, words, buffered=not self.partition_by)
+            return ParquetFile(publication, stored, options, rows, piece_rows, words, direct=not self.partition_by)
 
         return ParquetWriter(start, table, stored, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
 
@@ -176,6 +177,7 @@ class Parquet:
             "compression_level": self.compression_level,
             "use_dictionary": self._dictionary(stored),
             "write_page_checksum": self.page_checksum,
+            "data_page_size": _PAGE_BYTES,
             **_FORMAT,
         }
 
@@ -340,8 +342,8 @@ class ParquetFile:
         rows: of a row group.
         piece_rows: of a piece.
         words: of the dictionary columns of the part.
-        buffered: collect pages before they are written: each write goes through Python, where threads wait for each
-            other. Not for files that are many.
+        direct: Arrow opens the file once more and writes it itself; through Python, every page would be copied. Not for
+            files that are many, for which one descriptor each has to do.
     """
 
     def __init__(
@@ -353,7 +355,7 @@ class ParquetFile:
         piece_rows: int,
         words: Words,
         *,
-        buffered: bool,
+        direct: bool,
     ) -> None:
         self.rows = 0
         self._words = words
@@ -366,11 +368,10 @@ class ParquetFile:
         self._held_rows = self._loose_rows = 0
         self._folds = not any(pa.types.is_dictionary(type_) and type_.ordered for type_ in schema.types)
         self._wholes = [not self._folds or _holds_words(type_) for type_ in schema.types]
+        self._direct = direct
         try:
             with storage(publication.final):
-                self._out = pa.PythonFile(publication, "wb")
-                if buffered:
-                    self._out = pa.BufferedOutputStream(self._out, _BUFFER_BYTES)
+                self._out = pa.OSFile(str(publication.temp), "wb") if direct else publication
                 self._parquet = pq.ParquetWriter(self._out, schema, **options)
         except BaseException:
             publication.abort()
@@ -412,6 +413,8 @@ class ParquetFile:
         self._encode()
         self.rows += self._held_rows
         self._held, self._held_rows = [], 0
+        if self._direct:
+            self._publication.take_in()
 
     def _encode(self) -> None:
         with self._fitting(), storage(self._publication.final):
@@ -440,12 +443,14 @@ class ParquetFile:
             self._flush()
         with storage(self._publication.final):
             self._parquet.close()
-            self._out.flush()
+        if self._direct:
+            self._publication.take_in()
 
     def publish(self) -> File:
         """Make it visible."""
         file = self._publication.publish(self.rows)
-        self._out.close()
+        with suppress(OSError):  # without a reason; all that was written has been flushed and closed by the publication
+            self._out.close()
         return file
 
     def abort(self) -> None:
@@ -453,7 +458,7 @@ class ParquetFile:
         self._held, self._loose = [], []
         self._parquet.is_open = False  # else it would write a footer when it is collected
         self._parquet.writer = None  # Arrow still writes one as it goes: now, while there is a file to take it
-        with suppress(Exception):  # what it still holds cannot be written, or is not wanted
+        with suppress(OSError):
             self._out.close()
         self._publication.retract()
 
