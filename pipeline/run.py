@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline import fit as fitted
 from pipeline.calibration import best, calibrate
@@ -45,7 +45,6 @@ from pipeline.layout import Kind, Layout, Selection, layout
 from pipeline.log import say
 from pipeline.manifest import Manifest, differences, digest, few
 from pipeline.memory import Memory
-from pipeline.page.recorder import Recorder
 from pipeline.plan import Plan, counted, tasks
 from pipeline.policy import Conversion
 from pipeline.progress import progress
@@ -53,6 +52,9 @@ from pipeline.report import Report, quarantined, versions
 from pipeline.stream import Flow, Headstart
 from pipeline.watchdog import Watchdog
 from pipeline.worker import Ways, Worker, chunk_bytes, probe, taste
+
+if TYPE_CHECKING:
+    from pipeline.page.recorder import Recorder
 
 log = logging.getLogger("pipeline")
 
@@ -200,6 +202,8 @@ class Stage:
         """Listens to the lanes if report.html is asked for."""
         if not self.options.html:
             return None
+        from pipeline.page.recorder import Recorder  # and what it draws with
+
         chosen = self.plan.layout
         bits_in = frozenset(route.name for route in chosen.routes if route.storage.logical)
         bits_out = frozenset(name for name, kind in self.ways.kinds.items() if kind.logical)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -23,7 +24,9 @@ from pipeline.columns import arrow_field
 from pipeline.core import Array, ArrayField, Column, Columns, File, Part, Schema, Split, Task, Writer
 from pipeline.errors import ConfigError, DTypeError
 from pipeline.files import Home, Publication, npy_header, raw, storage
-from pipeline.sink.parquet import Parquet
+
+if TYPE_CHECKING:
+    from pipeline.sink.parquet import Parquet
 
 _OWN = tuple(
     pa.field(name, type_, nullable=False)
@@ -71,6 +74,8 @@ class Aside:
 
     @property
     def _sink(self) -> Parquet:
+        from pipeline.sink.parquet import Parquet  # loads what a run from .npy to .npy does not need
+
         durability = "full" if self.durable else "rename"
         return Parquet("quarantine", complex="pairs", row_group_rows=65536, durability=durability)  # type: ignore[arg-type]
 

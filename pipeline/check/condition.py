@@ -17,14 +17,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import columns
 from pipeline.check.checks import Term
 from pipeline.columns import describe
 from pipeline.core import Array, ArrayField, Column, Field
 from pipeline.errors import ConfigError, DTypeError
-from pipeline.filter import constant
 
 _NAT = -(2**63)
 
@@ -147,6 +145,8 @@ class WithinWide:
 
     def broken(self, column: Column) -> Array | None:
         """Rows outside."""
+        import pyarrow.compute as pc
+
         bad = [pc.less(column, self.low)] if self.low is not None else []
         bad += [pc.greater(column, self.high)] if self.high is not None else []
         return _rows(np.logical_or.reduce([np.asarray(mask.fill_null(False)) for mask in bad]), None) if bad else None
@@ -162,6 +162,8 @@ class OneOf:
         """Rows with another value."""
         if isinstance(column, np.ndarray):
             return _rows(~np.isin(column, self.allowed), None)
+        import pyarrow.compute as pc
+
         return _rows(~np.asarray(pc.is_in(column, value_set=self.allowed)), columns.valid(column))
 
 
@@ -340,6 +342,8 @@ def _moment(text: Any, field: Field) -> int:
 def _as_scalar(text: str, type_: pa.DataType) -> pa.Scalar:
     if pa.types.is_time(type_):
         return pa.scalar(time.fromisoformat(text), type_)
+    from pipeline.filter import constant
+
     return constant(text, type_)
 
 
