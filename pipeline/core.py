@@ -255,6 +255,11 @@ class Selective(Protocol):
         """
 
 
+def decodes(source: Source) -> bool:
+    """Whether to read is more than to copy, by the attribute ``decodes``; sources that say nothing do."""
+    return getattr(source, "decodes", True) is not False
+
+
 class Writer(Protocol):
     """One part under construction. Nothing is visible under a final name before `close` returns."""
 

@@ -36,6 +36,7 @@ from pipeline.core import (
     Tensors,
     Transform,
     concurrent,
+    decodes,
     rowwise,
     whole,
 )
@@ -60,6 +61,8 @@ log = logging.getLogger("pipeline")
 
 _LANES = 5
 _BATCH_BYTES = 4 << 20
+_COPIED_AHEAD = 16 << 20
+"""Bytes read while torch loads where that is quick: a start for the disk, in buffers that the flow uses anyway."""
 _TRIED = tuple(1 << n for n in range(20, 27))  # batch.bytes=auto
 _MAX_BATCH_ROWS = 1 << 20
 _MOST_LANES = 4  # where cores are many, other things become the limit, and each writer holds a row group
@@ -189,7 +192,7 @@ class Stage:
             Inspector(self.rules, aside),
             options.readers or max(1, min(_MOST_LANES, _cores() // 2)),
             _computers(transform, self.device, self.plan.layout, options),
-            options.writers or min(_MOST_LANES, _cores()),
+            1 if self.sink.single else options.writers or min(_MOST_LANES, _cores()),
             head=head,
         )
         if recorder is not None:
@@ -240,7 +243,8 @@ def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
         chosen = layout(schema, options.columns, options.carry, options.conversion)
         rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes or _BATCH_BYTES)
         chunks = ((split.id, source.read_only(split, chosen.needed, rows)) for split in splits)
-        return Headstart(chunks, chunk_bytes, options.stream_bytes // _LANES)
+        budget = options.stream_bytes // _LANES
+        return Headstart(chunks, chunk_bytes, budget if decodes(source) else min(budget, _COPIED_AHEAD))
     return None
 
 

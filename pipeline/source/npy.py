@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class Npy:
         mmap: map the file instead of reading it. The map is private: writing to the rows does not change the file. But
             it shows what others write meanwhile, and the process dies of a file that they cut short.
     """
+
+    decodes: ClassVar[bool] = False
 
     path: str
     column: str = "data"
