@@ -40,8 +40,11 @@ _CHUNK = 1 << 20
 """Bytes that are hashed while they are still in the cache from being written."""
 
 _BLOCK = 1 << 16
-"""Bytes of one write, or of one read to hash. For a long write the system takes memory in long pieces, which a virtual
-machine may have to fetch from its host first: 0.1 s for 256 MB in short ones, 0.8 s in those of 128 KiB and more."""
+"""Bytes of one write. For a long one the system takes memory in long pieces, which a virtual machine may have to fetch
+from its host first: 256 MB take 0.1 s in short ones, 0.8 s in those of 128 KiB and more."""
+
+_BACK = 1 << 18
+"""Bytes that are read back at once to be hashed."""
 
 _AHEAD = 8 << 20
 """Bytes after which the disk is told to begin, so that the fsync at the end has little left to wait for."""
@@ -278,7 +281,7 @@ class Publication:
 
     def take_in(self) -> None:
         """Hash what others have appended to `temp` since the last call, best while it is still in memory."""
-        block = memoryview(bytearray(_BLOCK))
+        block = memoryview(bytearray(_BACK))
         with storage(self.final):
             while got := os.preadv(self._file.fileno(), [block], self._size):
                 self._count(block[:got])
