@@ -325,7 +325,7 @@ def _options(cfg: DictConfig, plain: dict[str, Any], door: _Door) -> Options:
 @contextmanager
 def _loading() -> Iterator[None]:
     """What libraries make when they load stays: to search it for garbage again and again is a seventh of the start."""
-    fresh = "torch" not in sys.modules and (gc.isenabled() or _Door.starting)
+    fresh = _Door.starting or ("torch" not in sys.modules and gc.isenabled())
     if fresh:
         gc.disable()
     try:

@@ -17,14 +17,14 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        self._room = 0
-        self._idle: list[mmap.mmap] = []
+        self._kept: tuple[int, list[mmap.mmap]] = 0, []
 
     def take(self, size: int, room: int) -> Array:
         """`size` bytes in a buffer of `room`, uint8; they hold what the last user left. Buffers of another size go."""
-        if room != self._room:
-            self._room, self._idle = room, []
-        idle = self._idle
+        kept = self._kept  # size and list are looked up at once: other threads take buffers of other sizes
+        if room != kept[0]:
+            self._kept = kept = room, []
+        idle = kept[1]
         try:
             memory = idle.pop()
         except IndexError:

@@ -393,7 +393,7 @@ class TakesValidity(Protocol):
 
 def takes_validity(transform: Transform) -> TypeGuard[TakesValidity]:
     """Whether it is one. Asked for each batch, and the check of a protocol takes longer than a step of few rows."""
-    return hasattr(transform, "with_validity")
+    return getattr(transform, "with_validity", None) is not None
 
 
 @runtime_checkable

@@ -31,13 +31,13 @@ from pipeline.core import (
     Sink,
     Source,
     Split,
-    TakesValidity,
     Task,
     Tensors,
     Transform,
     concurrent,
     decodes,
     rowwise,
+    takes_validity,
     whole,
 )
 from pipeline.errors import ConfigError, DataError, DTypeError, InputError, OutputError, PipelineError
@@ -356,7 +356,7 @@ def prepare(
     splits = tuple(source.splits())
     if not splits:
         raise InputError("the source has no splits; there is nothing to read")
-    conversion = options.conversion.with_nulls("mask" if isinstance(transform, TakesValidity) else "error")
+    conversion = options.conversion.with_nulls("mask" if takes_validity(transform) else "error")
     chosen = layout(schema, options.columns, options.carry, conversion)
     fits = isinstance(transform, Fittable) and not transform.fitted
     with Watchdog(options.batch_timeout, options.last_words).over("the transform on zero rows"):

@@ -377,9 +377,10 @@ class _Deal:
                 if filling is None or key(item) != last:
                     if filling is not None:
                         filling.end(None)
-                    last, filling = key(item), inbox()
-                    if (group := self._open(start, filling)) is None:
+                    last, filling, fresh = key(item), None, inbox()
+                    if (group := self._open(start, fresh)) is None:
                         return
+                    filling = fresh
                     yield group
                 room = filling.put(item, taken(item))
                 del item
@@ -401,7 +402,13 @@ class _Deal:
         with self._lock:
             if self._stopped:
                 return None
-            self._running.append(group := start(inbox))
+            try:
+                group = start(inbox)
+            except BaseException:  # the system gives no more threads; what was begun all the same finds nothing
+                inbox.stop()
+                inbox.end(_Abandoned())
+                raise
+            self._running.append(group)
             return group
 
     def begin(self, call: Callable[[], None]) -> Callable[[], object]:

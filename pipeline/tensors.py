@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -164,9 +165,15 @@ def released(tensors: Tensors, given: Tensors) -> Tensors:
     """
     ours = {_memory(tensor) for tensor in given.values()}
     made = {name: memory for name, tensor in tensors.items() if (memory := _memory(tensor)) and memory not in ours}
+    names = Counter(id(tensors[name]) for name in made)
     one = {id(tensors[name]): name for name in made}.values()  # of each tensor, however many names it has
     seen = Counter(made[name] for name in one)
-    kept = {made[name] for name in one if _holders(tensors[name]) > seen[made[name]]}
+    kept = {
+        made[name]
+        for name in one
+        if _holders(tensors[name]) > seen[made[name]]  # by another tensor
+        or getrefcount(tensors[name]) > names[id(tensors[name])] + 1  # as it is; one is the argument of the call
+    }
     return {name: t.clone() if made.get(name) in kept else t for name, t in tensors.items()} if kept else tensors
 
 

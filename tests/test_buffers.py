@@ -52,6 +52,27 @@ def test_buffers_of_another_size_go() -> None:
     assert len(large) == 8192
 
 
+def test_threads_take_them_in_several_sizes() -> None:
+    """A buffer never comes in another size than was asked for, though those of one size go when another is wanted."""
+    buffers = Buffers()
+    errors: list[Exception] = []
+
+    def use(room: int) -> None:
+        try:
+            for _ in range(3000):
+                held = [buffers.take(room, room) for _ in range(3)]
+                assert {len(each) for each in held} == {room}
+        except Exception as e:  # noqa: BLE001  (told in the thread of the test)
+            errors.append(e)
+
+    threads = [threading.Thread(target=use, args=(4096 << n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
 def test_threads_share_them() -> None:
     """No two have the same at once."""
     buffers = Buffers()

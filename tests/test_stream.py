@@ -262,6 +262,32 @@ def test_a_lane_of_several_threads_counts_them_together() -> None:
     assert [(lane.name, lane.width, lane.items) for lane in flow.lanes] == [("write", 3, 6)]
 
 
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_thread_that_cannot_start_is_an_error(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never the end of the items; what came before it arrives."""
+    start, refused = threading.Thread.start, threading.Event()
+    threads: list[threading.Thread] = []
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith("pipeline-lane_"):
+            threads.append(thread)
+            if len(threads) > most:
+                refused.set()
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def step(words: Iterator[Word]) -> Iterator[str]:
+        for letter, _ in words:
+            refused.wait(10)  # the only thread is busy when the next group begins
+            yield letter
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    seen: list[str] = []
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        seen.extend(fan(_words(2, "ab"), step, 3, _letter, 1))
+    assert seen == ["a"] * 2 * most
+
+
 # ---- before anybody asks ---------------------------------------------------------------------------------------------
 
 

@@ -314,3 +314,15 @@ def test_memory_that_a_transform_keeps_is_copied_and_no_other() -> None:
         buffer.zero_()
     assert [name for name in out if out[name] is not returned[name]] == ["kept"]
     assert out["kept"].tolist() == [0, 1, 2]
+
+
+def test_a_tensor_that_a_transform_keeps_is_copied() -> None:
+    """The very one that it returned, and filled again for each batch; not one that has only two names."""
+    with torch.inference_mode():
+        buffer = torch.arange(3)
+        returned = {"kept": buffer, "new": torch.arange(3)}
+        returned["again"] = returned["new"]
+        out = released(returned, {})
+        buffer.zero_()
+    assert [name for name in out if out[name] is not returned[name]] == ["kept"]
+    assert out["kept"].tolist() == [0, 1, 2]

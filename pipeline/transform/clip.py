@@ -58,7 +58,7 @@ class Clip:
         if tensor.is_floating_point():
             # float8 can be stored and converted, no more; float32 holds all its values.
             wide = tensor.float() if tensor.element_size() == 1 else tensor
-            clipped = wide.clamp(_rounded(self.min, wide.dtype), _rounded(self.max, wide.dtype))
+            clipped = wide.clamp(*(bound and _rounded(bound, wide.dtype) for bound in (self.min, self.max)))
             return clipped if wide is tensor else clipped.to(tensor.dtype)
         first, last = self._whole(name, tensor.dtype)
         if first is None and last is None:
@@ -85,6 +85,6 @@ class Clip:
 
 
 @lru_cache(maxsize=64)
-def _rounded(bound: float | None, dtype: torch.dtype) -> float | None:
-    """The bound as a value of the dtype, infinite if it is beyond (torch refuses such a bound)."""
-    return None if bound is None else float(torch.tensor(float(bound), dtype=torch.float64).to(dtype))
+def _rounded(bound: float, dtype: torch.dtype) -> float:
+    """The bound, which is not zero, as a value of the dtype, infinite if it is beyond (torch refuses such a bound)."""
+    return float(torch.tensor(float(bound), dtype=torch.float64).to(dtype))

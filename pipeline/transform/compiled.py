@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from pipeline import compiling
-from pipeline.core import Fittable, Output, Setup, TakesValidity, Tensors, Transform, rowwise
+from pipeline.core import Fittable, Output, Setup, Tensors, Transform, rowwise, takes_validity
 from pipeline.errors import ConfigError
 
 _KEY = "transform.backend"
@@ -34,7 +34,7 @@ class Compiled:
     def __post_init__(self) -> None:
         if not callable(self.step):
             raise ConfigError(f"transform.step is a {type(self.step).__name__}; expected a transform")
-        if isinstance(self.step, Fittable | TakesValidity):
+        if isinstance(self.step, Fittable) or takes_validity(self.step):
             raise ConfigError(
                 f"transform.step: {type(self.step).__name__} learns or takes validity masks; compiled are plain "
                 "functions and modules. transform=module has a key compile of its own"

@@ -14,13 +14,13 @@ from pipeline.core import (
     Fittable,
     Output,
     Setup,
-    TakesValidity,
     Tensors,
     Transform,
     Validity,
     apply,
     concurrent,
     rowwise,
+    takes_validity,
 )
 from pipeline.errors import ConfigError, DTypeError, PipelineError, TransformError
 
@@ -105,7 +105,7 @@ class Compose:
         return Output(out.tensors, out.rows, {**out.validity, **complete}, like)
 
     def _check_nulls(self, step: Transform, validity: Validity) -> None:
-        if validity and self.nulls == "error" and not isinstance(step, TakesValidity):
+        if validity and self.nulls == "error" and not takes_validity(step):
             raise DTypeError(
                 f"column {next(iter(validity))!r} holds nulls and this step does not take validity masks. "
                 "transform.nulls=mask keeps them null if it works column by column (values under nulls are "

@@ -55,6 +55,13 @@ def test_floats_keep_nan_and_lose_infinity() -> None:
     assert Clip(max=2)({"x": torch.tensor([1.0, 8.0]).to(torch.float8_e5m2)})["x"].float().tolist() == [1, 2]
 
 
+def test_a_bound_keeps_its_sign() -> None:
+    """Zero too, whichever clip was there before."""
+    x = torch.tensor([-5.0, 2.0])
+    for low in (0.0, -0.0, 0.0):
+        assert math.copysign(1, float(Clip(min=low)({"x": x})["x"][0])) == math.copysign(1, low)
+
+
 def test_other_columns_pass() -> None:
     """Truth values and complex numbers have no order; columns that are not named stay."""
     tensors = columns()
