@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,10 @@ from pipeline.errors import ConfigError, DataError, InputError, PipelineError, S
 
 CHUNK_BYTES = 64 << 20
 """Size of a chunk where the source decides: large enough that few batches span two, small enough to wait in a lane."""
+
+_PARSING = Lock()
+"""NumPy parses headers by `ast`, which in CPython 3.11 fails now and then while another thread parses too: it measures
+depth in one place for all threads."""
 
 _HEADER_BYTES = 1 << 17
 _MOST_EMPTY_ROWS = 1 << 31
@@ -222,7 +227,8 @@ def read_header(stream: Readable) -> Header:
         raise ValueError(f"its header should have {length} bytes; found {len(raw)} (at most {_HEADER_BYTES} are read)")
     text = _SHAPE.sub(lambda shape: shape[0].replace("L", ""), raw.decode("utf-8" if version == (3, 0) else "latin1"))
     plain = text.encode("ascii", "backslashreplace")  # NumPy has public readers for versions 1 and 2 only
-    shape, fortran, dtype = numpy_format.read_array_header_2_0(io.BytesIO(struct.pack("<I", len(plain)) + plain))
+    with _PARSING:
+        shape, fortran, dtype = numpy_format.read_array_header_2_0(io.BytesIO(struct.pack("<I", len(plain)) + plain))
     _check_header(shape, dtype)
     return Header(dtype, shape, fortran, head.tell())
 
