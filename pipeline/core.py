@@ -246,7 +246,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Selective(Protocol):
-    """A source that need not decode what nobody asks for."""
+    """A source that need not decode what nobody asks for. It may say how dear that is, see `decodes`."""
 
     def read_only(self, split: Split, columns: Sequence[str], rows: int) -> Iterator[Columns]:
         """As `read`, with these columns alone, in their order.

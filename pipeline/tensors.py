@@ -158,10 +158,11 @@ def unjagged(tensor: Tensor, name: str) -> tuple[Tensor, Tensor]:
     return tensor.values(), tensor.offsets()
 
 
-def released(tensors: Tensors, given: Tensors) -> Tensors:
+def released(tensors: Tensors, given: Tensors, *, held: int = 1) -> Tensors:
     """The tensors that a transform returned for those `given`, with copies of what it holds on to.
 
     What is computed into a buffer of its own would else change under the lanes after it, with the next batch.
+    `held` counts the caller's references to each, `tensors` among them.
     """
     ours = {_memory(tensor) for tensor in given.values()}
     made = {name: memory for name, tensor in tensors.items() if (memory := _memory(tensor)) and memory not in ours}
@@ -172,7 +173,7 @@ def released(tensors: Tensors, given: Tensors) -> Tensors:
         made[name]
         for name in one
         if _holders(tensors[name]) > seen[made[name]]  # by another tensor
-        or getrefcount(tensors[name]) > names[id(tensors[name])] + 1  # as it is; one is the argument of the call
+        or getrefcount(tensors[name]) > held * names[id(tensors[name])] + 1  # as it is; one is the argument of the call
     }
     return {name: t.clone() if made.get(name) in kept else t for name, t in tensors.items()} if kept else tensors
 

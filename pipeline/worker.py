@@ -260,8 +260,6 @@ class Worker:
         return None
 
     def _apply(self, tensors: Tensors, validity: Validity, batch: Batch) -> Output:
-        from pipeline.tensors import released
-
         before = {name: tensor._version for name, tensor in tensors.items()} if self._guarded else {}
         with _transform_errors(), _grad(self.layout):
             out = apply(self.transform, seen(tensors, self.layout), validity, batch.rows)
@@ -271,7 +269,7 @@ class Worker:
                     f"the transform wrote into column {name!r}, whose memory it shares with the source. It did not "
                     "when it was tried on zero rows; set conversion.memory=copy"
                 )
-        out = _narrowed(replace(out, tensors=released(out.tensors, tensors)), self.layout)
+        out = _narrowed(_released(out, tensors, validity), self.layout)
         if self.ways is not None:
             _check_kinds(out, self.ways)
         return out
@@ -459,6 +457,18 @@ class _Tally:
             quarantined,
             side,
         )
+
+
+def _released(out: Output, tensors: Tensors, validity: Validity) -> Output:
+    """The output without memory that the transform keeps: what is filled for the next batch too is copied."""
+    from pipeline.tensors import released
+
+    rows = {} if out.rows is None else {ROWS: out.rows}
+    made = {**out.tensors, **{VALID + name: valid for name, valid in out.validity.items()}, **rows}
+    free = released(made, {**tensors, **{VALID + name: valid for name, valid in validity.items()}}, held=2)
+    index = free.pop(ROWS, None)
+    values, valid = _apart(free)
+    return Output(values, index, valid, out.like)
 
 
 def _apart(tensors: Tensors) -> tuple[Tensors, Validity]:

@@ -114,7 +114,7 @@ TOP = [
 FENCES = {
     "hydra": ["config", "target", "sweep.rehearsal", "sweep.watch", "__main__"],
     "omegaconf": ["config", "target", "fence", "sweep.rehearsal", "sweep.watch", "__main__"],
-    # a lock on buffers; who gets signals; who waits for the end of a parent
+    # locks on headers and on buffers; who gets signals; who waits for the end of a parent
     "threading": ["stream", "watchdog", "source.__init__", "device.cuda", "testing.*", "__main__", "sweep.tether"],
     "concurrent": ["stream", "testing.*", "airflow"],  # two pipes of a child process are read at once
     "multiprocessing": [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.__main__ import main, split
+from pipeline.__main__ import _Door, main, split
 from pipeline.config import force
 from pipeline.day import date_add, today
 
@@ -761,3 +762,16 @@ def test_a_closed_stdout_breaks_nothing(here: Path) -> None:
     assert child.returncode == 0, err
     assert "BrokenPipe" not in err
     assert Path("y.npy").exists()
+
+
+def test_garbage_is_collected_again_once_all_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where torch was loaded before the process began its work."""
+    monkeypatch.setattr(_Door, "starting", True)
+    gc.disable()
+    try:
+        assert main(["action=plan", f"sink.path={tmp_path / 'out'}"]) == 0
+        assert gc.isenabled()
+        assert not _Door.starting
+    finally:
+        gc.enable()
+        gc.unfreeze()

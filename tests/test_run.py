@@ -195,6 +195,24 @@ def test_a_transform_may_compute_into_a_buffer_of_its_own(tmp_path: Path, depth:
     assert read(tmp_path / "a")["x"].to_pylist() == [2.0 * i for i in range(40)]
 
 
+def test_a_transform_may_keep_which_rows_it_chose(tmp_path: Path) -> None:
+    """The very tensors that it returned, rows and validity, filled again for each batch, as much as values."""
+    chosen, valid = torch.empty(2, dtype=torch.int64), torch.empty(2, dtype=torch.bool)
+
+    def two(tensors: Any) -> Output:
+        x = tensors["x"]
+        if not len(x):
+            return Output(tensors, torch.empty(0, dtype=torch.int64))
+        first = int(x[0]) // 5 % 2
+        chosen[0], chosen[1] = first, 3
+        valid[0], valid[1] = first == 0, True
+        return Output({"x": x[chosen]}, chosen, {"x": valid})
+
+    run_rows(Rows(table()), two, tmp_path / "a", columns=["x"], batch_rows=5)
+    run_rows(Rows(table()), two, tmp_path / "b", columns=["x"], batch_rows=5, stream_depth=0)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
 @pytest.mark.parametrize(
     ("transform", "message"),
     [

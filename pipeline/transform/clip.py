@@ -86,5 +86,8 @@ class Clip:
 
 @lru_cache(maxsize=64)
 def _rounded(bound: float, dtype: torch.dtype) -> float:
-    """The bound, which is not zero, as a value of the dtype, infinite if it is beyond (torch refuses such a bound)."""
+    """The bound as a value of the dtype, infinite if it is beyond (torch refuses such a bound).
+
+    Not for zero, which is one in every dtype: a cache takes 0.0 and -0.0 for the same.
+    """
     return float(torch.tensor(float(bound), dtype=torch.float64).to(dtype))
