@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -175,6 +176,7 @@ def _swap(dtype: np.dtype[Any]) -> str:
     return "" if dtype.isnative else "byte order swapped"
 
 
+@lru_cache(maxsize=256)
 def _arrow_storage(type_: pa.DataType) -> Storage | str:
     if type_ in _NUMBERS:
         return Storage(np.dtype(_NUMBERS[type_]))
@@ -330,7 +332,8 @@ def _flat(column: pa.Array, name: str) -> Array:
         return _bits(data, column.offset, len(column)) if data is not None and len(column) else np.zeros(0, bool)
     if pa.types.is_decimal128(type_):
         return _low_half(column, name)
-    dtype = storage(pa.field(name, type_)).dtype
+    found = _arrow_storage(type_)
+    dtype = storage(pa.field(name, type_)).dtype if isinstance(found, str) else found.dtype
     data = column.buffers()[1]
     if data is None or not len(column):
         return np.zeros(0, dtype)
@@ -448,6 +451,7 @@ def _check_limits(array: Array, present: Array | None, field: pa.Field) -> None:
     )
 
 
+@lru_cache(maxsize=256)
 def _limit(type_: pa.DataType) -> tuple[int, int] | None:
     """The least and the largest integer that stands for a value, if not all do."""
     type_ = getattr(type_, "storage_type", type_)

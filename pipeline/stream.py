@@ -2,8 +2,8 @@
 
 A lane is a generator over the lane before it. `prefetch` moves it to a thread behind a bounded buffer; with depth 0 the
 same generator runs in the caller's thread. `fan` gives each group of items a thread of its own, some at once, and
-`pool` has several threads for single items; both keep the order. An exception travels down, an early close travels up,
-and neither leaves a thread behind.
+`pool` has several threads for single items; both keep the order. Short items take all lanes in one of the threads of a
+pool (`Flow.along`). An exception travels down, an early close travels up, and neither leaves a thread behind.
 """
 
 from __future__ import annotations
@@ -86,12 +86,14 @@ class Flow:
         depth: items that may wait between two lanes; 0 runs everything in the caller's thread.
         bytes: bytes that may wait between two lanes (one item always may).
         timeline: takes down what lanes do when, if that is to be shown.
+        one: held while somebody outside is told what a lane is at.
     """
 
     depth: int
     bytes: int
     lanes: list[Lane] = field(default_factory=list)
     timeline: Timeline | None = None
+    one: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def through(
         self,
@@ -145,6 +147,31 @@ class Flow:
         results = pool(_timed(before, lane.wait), partial(_worked, lane, call), width)
         return prefetch(results, self.depth, size=size, budget=self.bytes, blocked=lane.block)
 
+    def along(
+        self, steps: Sequence[tuple[str, Callable[[Iterator[Any]], Iterator[Any]]]], before: Iterator[S], width: int
+    ) -> Generator[Any, None, None]:
+        """Each item through all steps, the lanes, in one thread; `width` items are on their way at once.
+
+        For items so short that handing them from thread to thread takes longer than they do.
+        """
+        (first, begin), *rest = [(self._lane(name, width), step) for name, step in steps]
+        stopped = threading.Event()
+
+        def call(item: S) -> list[Any]:
+            flow: Iterator[Any] = _unless(stopped, _counted(first, begin, iter([item])))
+            for lane, step in rest:
+                flow = _counted(lane, step, flow)
+            return list(flow)
+
+        made = pool(before, call, width)
+        try:
+            for result in made:  # not `yield from`, which would close the pool first, and wait for what is under way
+                yield result
+                del result
+        finally:
+            stopped.set()
+            made.close()
+
     def _lane(self, name: str, width: int) -> Lane:
         track = None if self.timeline is None else self.timeline.track(name, width)
         self.lanes.append(lane := Lane(name, width, track=track))
@@ -185,6 +212,18 @@ def _closing(step: Callable[[Iterator[S]], Iterator[T]], before: Iterator[S]) ->
         yield from step(before)
     finally:
         _close(before)
+
+
+def _unless(stopped: threading.Event, items: Iterator[T]) -> Generator[T, None, None]:
+    """The items, until nobody wants more."""
+    try:
+        for item in items:
+            if stopped.is_set():
+                raise _Abandoned
+            yield item
+            del item
+    finally:
+        _close(items)
 
 
 def _close(items: object) -> None:
@@ -461,6 +500,17 @@ def pool(items: Iterator[S], call: Callable[[S], Sequence[T]], width: int) -> Ge
     finally:
         threads.shutdown(cancel_futures=True)
         _close(items)
+
+
+def gated(call: Callable[[S], T], width: int) -> Callable[[S], T]:
+    """The same call, of which `width` are at work at once; more of them wait."""
+    gate = threading.Semaphore(width)
+
+    def behind(item: S) -> T:
+        with gate:
+            return call(item)
+
+    return behind
 
 
 def _begun(items: Iterator[S], submit: Callable[[S], Future[Sequence[T]]]) -> Iterator[Future[Sequence[T]]]:

@@ -2,8 +2,9 @@
 
     read -> upload -> compute -> download -> write
 
-Each step is a lane (`stream`). Lanes run across splits and tasks, so that small files do not drain the flow; batches
-keep their order and never cross a split.
+Each step is a lane (`stream`). Lanes run across splits and tasks, so that small files do not drain the flow; where all
+parts are short and the transform lets several threads call it, each part is made in one thread instead. Batches keep
+their order and never cross a split.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pipeline import columns
@@ -46,7 +49,7 @@ from pipeline.core import (
 from pipeline.errors import DTypeError, PipelineError, RetryError, TransformError
 from pipeline.layout import ROWS, STARTS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
-from pipeline.stream import Flow, Headstart
+from pipeline.stream import Flow, Headstart, gated
 from pipeline.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -56,6 +59,9 @@ log = logging.getLogger("pipeline")
 
 FIT_ROWS = 65536
 """Rows of a batch in a fit pass: fixed, so that what is learned does not depend on how the run is batched."""
+
+_FEW = 4
+"""Batches of a part that is made in one thread."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,14 @@ class Ways:
     stored: Schema
     moves: bool
     like: dict[str, str]
+
+    @cached_property
+    def shown(self) -> dict[str, tuple[str, tuple[int | str, ...]]]:
+        """Dtype and row shape of each output tensor column, as `_check_kinds` finds them."""
+        return {
+            name: (kind.logical or kind.dtype.name, (*("*" for _ in range(kind.ragged)), *kind.shape))
+            for name, kind in self.kinds.items()
+        }
 
 
 @dataclass
@@ -116,8 +130,37 @@ class Worker:
 
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Part]:
         """Parts of the tasks, in order."""
+        tasks = list(tasks)
+        if self._short(tasks):
+            return self._whole(tasks)
         arrays = self.transformed(self.read(tasks, self.batch_rows))
         return self.flow.spread("write", self._write, arrays, self.writers, _task_of, taken=_arrays_bytes)
+
+    def _short(self, tasks: Sequence[Task]) -> bool:
+        """Whether each part is a few batches long, and several may be made at once."""
+        several = self.flow.depth > 0 and min(self.computers, self.writers, len(tasks)) > 1
+        most = _FEW * self.batch_rows
+        return several and all(sum(s.rows or most + 1 for s in task.splits) <= most for task in tasks)
+
+    def _whole(self, tasks: Iterable[Task]) -> Iterator[Part]:
+        """Parts of the tasks, in order, each made in one thread."""
+
+        def read(tasks: Iterator[Task]) -> Iterator[Batch]:
+            return self._read(self.batch_rows)((task, split) for task in tasks for split in task.splits)
+
+        def compute(pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
+            return (made for pair in pairs for made in alone(pair))
+
+        self._sow("")
+        alone = gated(self._alone, self.computers)
+        steps = (
+            ("read", read),
+            ("upload", self._upload),
+            ("compute", compute),
+            ("download", self._download),
+            ("write", self._write),
+        )
+        return self.flow.along(steps, iter(tasks), self.computers + 1)  # one more, since some wait for the disk
 
     def transformed(self, batches: Iterator[Batch]) -> Generator[tuple[Batch, Arrays], None, None]:
         """The batches, each with what came back from the device."""
@@ -158,13 +201,15 @@ class Worker:
         return ({name: chunk[name] for name in wanted} for chunk in early)
 
     def _upload(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Staged]]:
+        inspector = copy(self.inspector)  # it knows which part it is at
         for read in batches:
             with _naming(read):
-                batch = self.inspector.enter(read)
+                batch = inspector.enter(read)
                 arrays = self.layout.enter(batch.columns)
                 self._check_shared(arrays)
-            self.look_in(arrays)
-            self.look_past(batch.columns)
+            with self.flow.one:
+                self.look_in(arrays)
+                self.look_past(batch.columns)
             rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
             nulls = {name: count for name in self.layout.used if (count := columns.nulls(batch.columns[name]))}
             yield replace(batch, columns=rest, nulls=nulls), self.device.upload(arrays)
@@ -186,17 +231,17 @@ class Worker:
         if self.computers == 1:
             return self.flow.through("compute", self._compute, pairs, _pair_bytes)
         self._sow("")
+        return self.flow.each("compute", self._alone, pairs, self.computers, _pair_bytes)
 
-        def alone(pair: tuple[Batch, Staged]) -> list[tuple[Batch, Staged]]:
-            made = list(self._compute_one(pair))
-            if self.drew():
-                raise TransformError(
-                    "the transform draws random numbers, and which rows get which would hang on the order of threads; "
-                    "set stream.computers=1, or take its attribute concurrent away"
-                )
-            return made
-
-        return self.flow.each("compute", alone, pairs, self.computers, _pair_bytes)
+    def _alone(self, pair: tuple[Batch, Staged]) -> list[tuple[Batch, Staged]]:
+        """One batch, while others are at work."""
+        made = list(self._compute_one(pair))
+        if self.drew():
+            raise TransformError(
+                "the transform draws random numbers, and which rows get which would hang on the order of threads; "
+                "set stream.computers=1, or take its attribute concurrent away"
+            )
+        return made
 
     def _compute(self, pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
         task: Task | None = None
@@ -282,8 +327,9 @@ class Worker:
         for batch, staged in pairs:
             with _naming(batch), self.watch.over(batch.where, code=False):  # a device says here that it hangs
                 arrays = self.device.download(staged)
-            self.look_out(arrays)
-            self.advance(batch.rows_read)
+            with self.flow.one:
+                self.look_out(arrays)
+                self.advance(batch.rows_read)
             yield batch, arrays
             del staged, arrays
 
@@ -562,10 +608,7 @@ def _index(rows: Array | None) -> Array | None:
 def _check_kinds(out: Output, ways: Ways) -> None:
     """Names and types are decided at plan time, and hold for every batch."""
     kinds = {name: (_dtype_name(t), _row_shape(t)) for name, t in out.tensors.items()}
-    planned = {
-        name: (kind.logical or kind.dtype.name, (*("*" for _ in range(kind.ragged)), *kind.shape))
-        for name, kind in ways.kinds.items()
-    }
+    planned = ways.shown
     if kinds != planned:
         name = next(n for n in {**planned, **kinds} if planned.get(n) != kinds.get(n))
         raise TransformError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -9,13 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
+from pipeline.check.checks import parse
 from pipeline.core import Tensors, Transform, concurrent
 from pipeline.device.cpu import Cpu
 from pipeline.errors import ConfigError, TransformError
+from pipeline.source.parquet import Parquet as ParquetSource
 from pipeline.transform.clip import Clip
 from pipeline.transform.compose import Compose
 from pipeline.transform.module import Module
@@ -45,16 +50,94 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
 }
 
 
+SHORT, LONG = 40, 100
+"""Rows of a split: batches have 16, and parts of up to four batches are made whole."""
+
+
+@pytest.mark.parametrize("rows", [SHORT, LONG])
 @pytest.mark.parametrize("depth", [0, 2])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_the_bytes_do_not_depend_on_the_threads(tmp_path: Path, name: str, depth: int) -> None:
+def test_the_bytes_do_not_depend_on_the_threads(tmp_path: Path, name: str, depth: int, rows: int) -> None:
     """Order, values and what was learned; the key of a part does not either."""
-    options: dict[str, Any] = {"columns": ["x"], "carry": ["id", "word"], "stream_depth": depth}
-    run_rows(Rows(table(900)), TRANSFORMS[name](), tmp_path / "a", computers=1, **options)
-    run_rows(Rows(table(900)), TRANSFORMS[name](), tmp_path / "b", computers=3, **options)
+    options: dict[str, Any] = {"columns": ["x"], "carry": ["id", "word"], "stream_depth": depth, "writers": 2}
+    source = Rows(table(900), splits_of=rows)
+    run_rows(source, TRANSFORMS[name](), tmp_path / "a", computers=1, **options)
+    run_rows(source, TRANSFORMS[name](), tmp_path / "b", computers=3, **options)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    again = run_rows(Rows(table(900)), TRANSFORMS[name](), tmp_path / "a", computers=2, **options)
+    again = run_rows(source, TRANSFORMS[name](), tmp_path / "a", computers=2, **options)
     assert again["state"] == "nothing to do"
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "threads"),
+    [
+        pytest.param(SHORT, {}, {"read": 4, "upload": 4, "compute": 4, "download": 4, "write": 4}, id="short"),
+        pytest.param(LONG, {}, {"upload": 1, "compute": 3, "write": 2}, id="long"),
+        pytest.param(900, {}, {"upload": 1, "compute": 3, "write": 2}, id="one part"),
+        pytest.param(SHORT, {"computers": 1}, {"upload": 1, "compute": 1, "write": 2}, id="one computer"),
+        pytest.param(SHORT, {"writers": 1}, {"upload": 1, "compute": 3, "write": 1}, id="one writer"),
+        pytest.param(SHORT, {"stream_depth": 0}, {"read": 1, "compute": 1, "write": 1}, id="no threads"),
+    ],
+)
+def test_short_parts_are_made_whole(
+    tmp_path: Path, rows: int, options: dict[str, Any], threads: dict[str, int]
+) -> None:
+    """Each in one thread, where several may compute and write; the report says so, and counts every batch once."""
+    given = {"columns": ["x"], "computers": 3, "writers": 2} | options
+    done = run_rows(Rows(table(900), splits_of=rows), Clip(0), tmp_path / "a", **given)
+    lanes = {lane["lane"]: lane for lane in json.loads(Path(done["report"]).read_text())["lanes"]}
+    assert {name: lanes[name]["threads"] for name in threads} == threads
+    batches = sum(-(-min(rows, 900 - start) // 16) for start in range(0, 900, rows))
+    assert [lanes[name]["items"] for name in ("read", "upload", "compute", "download")] == [batches] * 4
+    assert lanes["write"]["items"] == -(-900 // rows)
+
+
+def test_no_more_threads_are_in_a_transform_than_computers(tmp_path: Path) -> None:
+    """Parts under way are one more, since some wait for the disk."""
+    inside, most, lock = 0, 0, threading.Lock()
+    met = threading.Barrier(2)
+
+    def counting(tensors: Tensors) -> Tensors:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        if len(tensors["x"]):
+            met.wait(timeout=10)
+        with lock:
+            inside -= 1
+        return tensors
+
+    source = Rows(table(16 * 40), splits_of=16)
+    run_rows(source, declared(counting), tmp_path / "a", columns=["x"], computers=2, writers=2)
+    assert most == 2
+
+
+def test_a_part_of_unknown_length_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
+    """A filter leaves the rows of a split open until they are read."""
+    pq.write_table(table(900), tmp_path / "a.parquet", row_group_size=10)
+    source = ParquetSource(str(tmp_path / "a.parquet"), split_rows=10, filter=[["x", ">", 100]])
+    done = run_rows(source, Clip(0), tmp_path / "out", columns=["x"], computers=2, writers=2)
+    lanes = {lane["lane"]: lane["threads"] for lane in json.loads(Path(done["report"]).read_text())["lanes"]}
+    assert lanes["compute"] == 2
+    assert lanes["upload"] == 1
+    assert done["rows"] == 799
+
+
+def test_checks_of_short_parts_see_whole_parts(tmp_path: Path) -> None:
+    """Rows repeated in another batch of the part are found, those of another part are not taken for them."""
+    twice = table(900).set_column(0, "id", pa.array([n // 20 for n in range(900)]))  # each id in two or three batches
+    checks = parse({"input": [{"column": "id", "unique": True, "action": "quarantine"}]})
+    made = {}
+    for computers in (1, 3):
+        out = tmp_path / str(computers)
+        options: dict[str, Any] = {"columns": ["x"], "checks": checks, "writers": 2, "computers": computers}
+        made[computers] = run_rows(Rows(twice, splits_of=SHORT), Clip(0), out, **options)
+    assert made[1]["quarantined"] == made[3]["quarantined"] == 900 - 45
+    assert digests(tmp_path / "1") == digests(tmp_path / "3")
+    aside = [sorted(p.read_bytes() for p in (tmp_path / n / "_pipeline").rglob("*.parquet")) for n in ("1", "3")]
+    assert aside[0] == aside[1]
+    assert len(aside[0]) == -(-900 // SHORT)
 
 
 def test_two_threads_are_in_a_transform_that_allows_it(tmp_path: Path) -> None:

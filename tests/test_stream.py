@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -449,6 +450,82 @@ def test_an_early_close_ends_a_pool() -> None:
 
     results = Flow(2, 0).each("compute", lambda n: [n + 1], endless(), 3)
     assert next(results) == 2
+    results.close()
+    assert closed.is_set()
+    assert _pools() == 0
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_a_short_item_takes_all_steps_in_one_thread(width: int) -> None:
+    """As many items as the width meet on their way, and their order is kept; lanes count all threads together."""
+    met = threading.Barrier(width)
+    flow = Flow(2, 0)
+
+    def halves(items: Iterator[int]) -> Iterator[tuple[int, int]]:
+        for n in items:
+            met.wait(timeout=10)
+            yield n, threading.get_ident()
+            yield n, threading.get_ident()
+
+    def joined(pairs: Iterator[tuple[int, int]]) -> Iterator[tuple[int, set[int]]]:
+        got = list(pairs)
+        yield got[0][0], {thread for _, thread in got} | {threading.get_ident()}
+
+    results = list(flow.along([("halve", halves), ("join", joined)], iter(range(6)), width))
+    assert [n for n, _ in results] == list(range(6))
+    assert all(len(threads) == 1 for _, threads in results)
+    assert 1 < len(set.union(*(threads for _, threads in results))) <= width
+    assert [(lane.name, lane.width, lane.items) for lane in flow.lanes] == [("halve", width, 12), ("join", width, 6)]
+    assert all(lane.busy >= 0 for lane in flow.lanes)
+    assert _pools() == 0
+
+
+def test_an_error_of_a_short_item_arrives_after_those_before_it() -> None:
+    """The steps of the item are closed."""
+    closed: list[int] = []
+
+    def begin(items: Iterator[int]) -> Iterator[int]:
+        for n in items:
+            try:
+                yield n
+            finally:
+                closed.append(n)
+
+    def fail(items: Iterator[int]) -> Iterator[int]:
+        for n in items:
+            if n == 3:
+                raise ValueError("third")
+            yield n
+
+    got: list[int] = []
+    with pytest.raises(ValueError, match="third"):
+        got.extend(Flow(2, 0).along([("begin", begin), ("fail", fail)], iter(range(20)), 2))
+    assert got == [0, 1, 2]
+    assert {0, 1, 2, 3} <= set(closed)
+    assert _pools() == 0
+
+
+def test_an_early_close_ends_items_under_way() -> None:
+    """One that would never end does, and its steps are closed."""
+    begun, closed = threading.Event(), threading.Event()
+
+    def count(items: Iterator[int]) -> Iterator[int]:
+        for n in items:
+            try:
+                yield n
+                while n:
+                    begun.set()
+                    yield n
+            finally:
+                if n:
+                    closed.set()
+
+    def last(items: Iterator[int]) -> Iterator[int]:
+        yield deque(items, maxlen=1)[0]
+
+    results = Flow(2, 0).along([("count", count), ("last", last)], iter(range(2)), 2)
+    assert next(results) == 0
+    assert begun.wait(timeout=10)
     results.close()
     assert closed.is_set()
     assert _pools() == 0

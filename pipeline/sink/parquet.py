@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
@@ -75,6 +76,9 @@ class Parquet:
     max_open_partitions: int = 1000
     page_checksum: bool = True
     durability: Literal["full", "rename"] = "full"
+    _kept: dict[int, tuple[Schema, pa.Schema, pa.Schema, dict[str, Any]]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         check_suffix(self.path, _SUFFIX)
@@ -118,14 +122,16 @@ class Parquet:
 
     def open(self, task: Task, schema: Schema) -> ParquetWriter:
         """Start the file of one task; files of partitions are started when their first row comes."""
-        where = home(self.path, single=self.single)
+        where = self._where
         return self.place(task, schema, where, where.single or task.name + _SUFFIX)
+
+    @cached_property
+    def _where(self) -> Home:
+        return home(self.path, single=self.single)
 
     def place(self, task: Task, schema: Schema, where: Home, name: str) -> ParquetWriter:
         """As `open`, under another name and in another output."""
-        table = self._table(schema)
-        stored = self._in_files(table)
-        options = self._options(stored)
+        table, stored, options = self._told(schema)
         row_bytes = self._row_bytes(table, task)
         rows, piece_rows = self._rows(row_bytes), _power_of_two(_PIECE_BYTES / row_bytes)
         words = Words()
@@ -135,6 +141,14 @@ class Parquet:
             return ParquetFile(publication, stored, options, rows, piece_rows, words, direct=not self.partition_by)
 
         return ParquetWriter(start, table, stored, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
+
+    def _told(self, schema: Schema) -> tuple[pa.Schema, pa.Schema, dict[str, Any]]:
+        """The table, what of it is in the files, and what Arrow's writer is told; the same for all tasks of a run."""
+        if (kept := self._kept.get(id(schema))) is None or kept[0] is not schema:
+            table = self._table(schema)
+            stored = self._in_files(table)
+            kept = self._kept[id(schema)] = (schema, table, stored, self._options(stored))
+        return kept[1:]
 
     def _table(self, schema: Schema) -> pa.Schema:
         fields = [arrow.arrow_field(field, self.tensor, self.complex) for field in schema.fields]
@@ -546,6 +560,7 @@ def _hollow(array: pa.Array) -> bool:
     return _hollow(array.items if pa.types.is_map(type_) else array.flatten())
 
 
+@lru_cache(maxsize=256)
 def _may_be_hollow(type_: pa.DataType) -> bool:
     return any(pa.types.is_struct(t) and _holds_lists(t) for t in _within(type_))
 

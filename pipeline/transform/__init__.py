@@ -66,7 +66,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def is_number(tensor: Tensor) -> bool:
     """Whether a column holds integers or floating-point numbers, neither truth values nor complex ones."""
-    return tensor.dtype != torch.bool and not tensor.is_complex()
+    return tensor.dtype != torch.bool and not tensor.dtype.is_complex
 
 
 def dtype_of(name: str, key: str) -> torch.dtype:

@@ -55,7 +55,7 @@ class Clip:
         return self(tensors)
 
     def _clip(self, name: str, tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point():
+        if tensor.dtype.is_floating_point:
             # float8 can be stored and converted, no more; float32 holds all its values.
             wide = tensor.float() if tensor.element_size() == 1 else tensor
             clipped = wide.clamp(*(bound and _rounded(bound, wide.dtype) for bound in (self.min, self.max)))

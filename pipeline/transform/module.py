@@ -206,7 +206,8 @@ def _check_fit(own: Tensors, found: Tensors, complaint: str) -> None:
     for name, tensor in found.items():
         if tensor.shape != own[name].shape:
             raise ConfigError(f"{complaint}; {name} is {list(tensor.shape)}, expected {list(own[name].shape)}")
-        widens = tensor.is_floating_point() and torch.promote_types(tensor.dtype, own[name].dtype) == own[name].dtype
-        if tensor.dtype != own[name].dtype and not widens:
+        given, wanted = tensor.dtype, own[name].dtype
+        widens = given.is_floating_point and torch.promote_types(given, wanted) == wanted
+        if given != wanted and not widens:
             there, here = dtype_name(tensor.dtype), dtype_name(own[name].dtype)
             raise ConfigError(f"{complaint}; {name} is {there}, which does not go into {here} without loss")

@@ -97,7 +97,7 @@ class Standardize:
         return choose(tensors, self.columns, fits=lambda x: is_number(x) and not x.is_nested, kind=dense)
 
     def _scale(self, name: str, x: Tensor) -> Tensor:
-        out = x.dtype if x.is_floating_point() else dtype_of(self.dtype, "transform.dtype")
+        out = x.dtype if x.dtype.is_floating_point else dtype_of(self.dtype, "transform.dtype")
         work = _arithmetic(x, out)
         key = (name, x.device, work, x.shape[1:])
         if key not in self._ready:
@@ -180,7 +180,7 @@ class Standardize:
 
 
 def _arithmetic(x: Tensor, out: torch.dtype) -> torch.dtype:
-    long = not x.is_floating_point() and x.element_size() > 2
+    long = not x.dtype.is_floating_point and x.element_size() > 2
     wide = long or torch.float64 in (x.dtype, out)
     return torch.float64 if wide and x.device.type != "mps" else torch.float32
 
