@@ -494,7 +494,7 @@ def _instantiate(spec: Any, group: str) -> Any:
 
 _NEUTRAL = {
     "source": frozenset({"path", "mmap", "max_bytes", "max_row_group_bytes", "page_checksum", "read_rows", "threads"}),
-    "sink": frozenset({"path", "durability", "max_open_partitions"}),
+    "sink": frozenset({"path", "durability", "cached", "max_open_partitions"}),
 }
 """Options that change where or how fast rows travel, never which bytes come out."""
 

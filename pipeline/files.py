@@ -49,6 +49,9 @@ _BACK = 1 << 18
 _AHEAD = 8 << 20
 """Bytes after which the disk is told to begin, so that the fsync at the end has little left to wait for."""
 
+_BEHIND = 8 * _AHEAD
+"""Bytes that the disk is given to write before they are let go, where a file is not to stay in memory."""
+
 _POLL = 0.2
 """Seconds between two looks at a lock that another run holds."""
 
@@ -243,9 +246,13 @@ class Publication:
         name: final path relative to ``where.root``, with ``/`` for folders.
         durable: False leaves out the fsyncs: safe against a killed process, not against power loss.
         draft: True if `rewrite` will be used: the file is then hashed at the end, by reading it once more.
+        cached: False lets go of what is on disk, so that it takes no room among the files that the system keeps in
+            memory; who reads the file next waits for the disk. Without fsyncs it stays there.
     """
 
-    def __init__(self, where: Home, name: str, *, durable: bool = True, draft: bool = False) -> None:
+    def __init__(
+        self, where: Home, name: str, *, durable: bool = True, draft: bool = False, cached: bool = True
+    ) -> None:
         self.name = name
         self.final = where.root / name
         self.temp = where.temp / f"{uuid4().hex}{Path(name).suffix}"
@@ -253,6 +260,7 @@ class Publication:
         self._visible = False
         self._durable = durable
         self._draft = draft
+        self._cached = cached
         self._hash = hashlib.sha256()
         self._size = self._begun = 0
         with storage(self.final):
@@ -293,6 +301,8 @@ class Publication:
         if self._durable and self._size - self._begun >= _AHEAD:
             _begin_writing(self._file, self._begun, self._size)
             self._begun = self._size
+            if not (self._cached or self._draft):
+                _let_go(self._file, self._size - _BEHIND)
 
     def rewrite(self, offset: int, data: bytes) -> None:
         """Replace bytes of a draft, such as a header that counts rows."""
@@ -330,6 +340,8 @@ class Publication:
             digest = sha256(self.temp) if self._draft else self._hash.hexdigest()
             if self._durable:
                 os.fsync(self._file.fileno())
+                if not self._cached:
+                    _let_go(self._file, self._size)
             self.close()
             if "/" in self.name:
                 self.final.parent.mkdir(parents=True, exist_ok=True)
@@ -382,6 +394,12 @@ def _begin_writing(file: io.FileIO, start: int, stop: int) -> None:
     if hasattr(_LIBC, "sync_file_range"):
         size = ctypes.c_int64
         _LIBC.sync_file_range(file.fileno(), size(start), size(stop - start), _SYNC_FILE_RANGE_WRITE)
+
+
+def _let_go(file: io.FileIO, stop: int) -> None:
+    """Take the bytes before `stop` out of the page cache (POSIX; see posix_fadvise(2)); those not on disk yet stay."""
+    if stop > 0 and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, stop, os.POSIX_FADV_DONTNEED)
 
 
 def move(temp: Path, final: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,11 @@ from pipeline.files import (
     write_bytes,
     write_json,
 )
+from pipeline.sink.npy import Npy
+from pipeline.sink.npz import Npz
+from pipeline.sink.parquet import Parquet
 from pipeline.testing.sink import names, no_file_above
+from tests.fakes import Rows, run_rows, same, table
 
 SUFFIXES = (".npy", ".npz")
 
@@ -197,6 +202,76 @@ def test_a_file_appears_whole_or_not_at_all(where: Home, name: str, durable: boo
     assert data == b"abcdefg" + np.arange(3).tobytes()
     assert (file.path, file.bytes, file.sha256, file.rows) == (name, 31, hashlib.sha256(data).hexdigest(), 5)
     assert names(where.root) == {name}
+
+
+def in_memory(path: Path) -> bool:
+    """Whether the first bytes are in the page cache."""
+    with path.open("rb", buffering=0) as f:
+        try:
+            return os.preadv(f.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT) > 0
+        except BlockingIOError:
+            return False
+
+
+@pytest.fixture
+def disk(where: Home) -> Home:
+    """A place whose files are on a disk, and not always in memory."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        pytest.skip("the system does not tell what is in memory")
+    where.temp.mkdir(parents=True)
+    file = where.temp / "tried"
+    with file.open("wb") as f:
+        f.write(bytes(1 << 16))
+        f.flush()
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        if in_memory(file):
+            pytest.skip("the files of this system stay in memory")
+    except OSError as e:
+        pytest.skip(f"the system does not tell what is in memory: {e}")
+    file.unlink()
+    return where
+
+
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_file_that_nobody_reads_soon_leaves_memory(disk: Home, cached: bool, draft: bool) -> None:
+    """And is the same on disk."""
+    data = bytes(range(256)) * 1000
+    publication = Publication(disk, "p.bin", draft=draft, cached=cached)
+    publication.write(data)
+    assert in_memory(publication.temp)
+    file = publication.publish(1)
+    assert in_memory(disk.root / "p.bin") == cached
+    assert file.sha256 == hashlib.sha256(data).hexdigest()
+    assert (disk.root / "p.bin").read_bytes() == data
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_is_on_disk_leaves_memory_while_a_long_file_is_written(disk: Home, cached: bool) -> None:
+    """Some way behind what is written."""
+    publication = Publication(disk, "p.bin", cached=cached)
+    block = bytes(8 << 20)
+    for _ in range(8):
+        publication.write(block)
+    with publication.temp.open("rb") as f:
+        os.fsync(f.fileno())
+    assert in_memory(publication.temp)
+    publication.write(block)
+    assert in_memory(publication.temp) == cached
+    publication.abort()
+
+
+@pytest.mark.parametrize("sink", [Npy, Npz, Parquet])
+@pytest.mark.parametrize("cached", [False, True])
+def test_every_sink_has_the_choice(disk: Home, cached: bool, sink: Any) -> None:
+    """By its argument `cached`; what is written is the same."""
+    place = disk.root / "out"
+    run_rows(Rows(table(200)), same, place, sink=sink(str(place), cached=cached), columns=["x"], carry="none")
+    files = [file for file in place.iterdir() if file.name.startswith("part-")]
+    assert len(files) == 2
+    assert {in_memory(file) for file in files} == {cached}
 
 
 def test_a_draft_is_hashed_after_it_was_rewritten(where: Home) -> None:

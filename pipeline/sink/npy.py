@@ -23,12 +23,14 @@ class Npy:
     Args:
         path: ``name.npy`` for one file, else a folder with one part for each task.
         durability: ``rename`` leaves out the fsyncs: safe against a killed process, not against power loss.
+        cached: False takes written files out of the page cache, once they are on disk.
     """
 
     columnar: ClassVar[bool] = False
 
     path: str
     durability: Literal["full", "rename"] = "full"
+    cached: bool = True
 
     def __post_init__(self) -> None:
         check_suffix(self.path, _SUFFIX)
@@ -60,7 +62,8 @@ class Npy:
         """Start the array of one task."""
         where = home(self.path, single=self.single)
         name = where.single or task.name + _SUFFIX
-        publication = Publication(where, name, durable=self.durability == "full", draft=task.rows is None)
+        durable, draft = self.durability == "full", task.rows is None
+        publication = Publication(where, name, durable=durable, draft=draft, cached=self.cached)
         return NpyWriter(publication, self.accept(schema).fields[0], task.rows)
 
 

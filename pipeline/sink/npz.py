@@ -32,6 +32,7 @@ class Npz:
         path: ``name.npz`` for one file, else a folder with one part for each task.
         compressed: deflate the members: smaller, and several times slower to write.
         durability: ``rename`` leaves out the fsyncs: safe against a killed process, not against power loss.
+        cached: False takes written files out of the page cache, once they are on disk.
     """
 
     columnar: ClassVar[bool] = False
@@ -39,6 +40,7 @@ class Npz:
     path: str
     compressed: bool = False
     durability: Literal["full", "rename"] = "full"
+    cached: bool = True
 
     def __post_init__(self) -> None:
         check_suffix(self.path, _SUFFIX)
@@ -69,7 +71,7 @@ class Npz:
         """Start the archive of one task."""
         where = home(self.path, single=self.single)
         name = where.single or task.name + _SUFFIX
-        publication = Publication(where, name, durable=self.durability == "full")
+        publication = Publication(where, name, durable=self.durability == "full", cached=self.cached)
         return NpzWriter(publication, self.accept(schema).fields, task.rows, compressed=self.compressed)
 
 

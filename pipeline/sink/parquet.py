@@ -60,6 +60,7 @@ class Parquet:
         max_open_partitions: most folders that one task may write to. Each holds an eighth of a row group in memory.
         page_checksum: store a checksum with each page, by which readers notice damage.
         durability: ``rename`` leaves out the fsyncs: safe against a killed process, not against power loss.
+        cached: False takes written files out of the page cache, once they are on disk.
     """
 
     columnar: ClassVar[bool] = True
@@ -76,6 +77,7 @@ class Parquet:
     max_open_partitions: int = 1000
     page_checksum: bool = True
     durability: Literal["full", "rename"] = "full"
+    cached: bool = True
     _kept: dict[int, tuple[Schema, pa.Schema, pa.Schema, dict[str, Any]]] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -137,7 +139,8 @@ class Parquet:
         words = Words()
 
         def start(folder: str) -> ParquetFile:
-            publication = Publication(where, folder + name, durable=self.durability == "full")
+            durable = self.durability == "full"
+            publication = Publication(where, folder + name, durable=durable, cached=self.cached)
             return ParquetFile(publication, stored, options, rows, piece_rows, words, direct=not self.partition_by)
 
         return ParquetWriter(start, table, stored, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
