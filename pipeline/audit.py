@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 from pipeline.core import File
 from pipeline.errors import DataError, InputError
-from pipeline.files import Home, holder, home, sha256
+from pipeline.files import Home, holder, home, sha256, visible
 from pipeline.plan import counted, human
 
 _OURS = re.compile(r"part-\d{5,}-[0-9a-f]{8}\.\w+")
@@ -179,7 +178,7 @@ def _journal(where: Home) -> tuple[dict[str, Any], list[str]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            if "retired" not in record:
+            if "retired" not in record and "begun" not in record:
                 _check_part(record)
                 known[record["key"]] = record
         except (KeyError, TypeError, ValueError) as e:
@@ -225,7 +224,7 @@ def _unlisted(where: Home, listed: set[str], journal: Mapping[str, Any]) -> Iter
     if where.single:
         return
     committed = {file["path"] for part in journal.values() for file in part["files"]}
-    for path in sorted(_visible(where.root)):
+    for path in sorted(visible(where.root)):
         name = path.relative_to(where.root).as_posix()
         if name in listed:
             continue
@@ -235,12 +234,6 @@ def _unlisted(where: Home, listed: set[str], journal: Mapping[str, Any]) -> Iter
             yield f"{name}: is not in the manifest; it was published by a run that died before it could record it"
         else:
             yield f"{name}: is not in the manifest; it is no file of ours, and readers would take its rows along"
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(("_", "."))]
-        yield from (Path(root, name) for name in names if not name.startswith(("_", ".")))
 
 
 def _notes(where: Home) -> Iterator[str]:

@@ -299,7 +299,11 @@ class Sink(Protocol):
 
 
 class Device(Protocol):
-    """Moves batches between host and device. `upload`, `compute` and `download` may run in three threads at once."""
+    """Moves batches between host and device.
+
+    `upload`, `compute` and `download` may run in three threads at once, and each of them in several if the device has
+    an attribute ``concurrent`` that is true.
+    """
 
     @property
     def name(self) -> str:

@@ -412,6 +412,13 @@ def move(temp: Path, final: Path) -> None:
             raise
 
 
+def visible(folder: Path) -> Iterator[Path]:
+    """Files that a reader of the folder would take for data, at any depth."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(("_", "."))]
+        yield from (Path(root, name) for name in names if not name.startswith(("_", ".")))
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, those above it too, so that their names survive power loss."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]

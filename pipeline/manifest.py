@@ -1,7 +1,8 @@
 """The list of committed parts beside the output: the only truth about what is done.
 
     out/_pipeline/identity.json    what decides the bytes of every part; written before the first part
-    out/_pipeline/journal.jsonl    one line per committed part, appended and fsynced by the single writer
+    out/_pipeline/journal.jsonl    one line per committed part, appended and fsynced by the single writer; before them
+                                   one with the names of those that are begun
     out/_manifest.json             all parts in order, written when the last one is there
     out/_SUCCESS                   SHA-256 of _manifest.json, written last
 
@@ -29,6 +30,7 @@ from pipeline.files import (
     storage,
     sync_folder,
     to_json,
+    visible,
     write_all,
     write_bytes,
     write_json,
@@ -79,6 +81,7 @@ class Manifest:
         self._durable = durable
         self._parts: dict[str, Part] = {}
         self._retired: set[str] = set()
+        self._begun: set[str] = set()
         self._identity = where.state / "identity.json"
         self._journal = where.state / "journal.jsonl"
 
@@ -100,6 +103,7 @@ class Manifest:
         changed = old is not None and old != json.loads(json.dumps(identity))
         if changed and not restart and (self._parts or self._retired):
             raise OutputError(self._difference(old or {}, identity))
+        self._retired |= set(self._orphans())
         if (old is None or changed) and not restart:
             self._refuse_strangers()
         if restart:
@@ -130,13 +134,28 @@ class Manifest:
                     "run.restart=true to replace it"
                 )
             return
-        found = sorted(p.name for p in self.where.root.iterdir() if not p.name.startswith(("_", ".")))
+        found = sorted(p.name for p in self.where.root.iterdir() if self._strange(p))
         if found:
             raise OutputError(
                 f"{str(self.where.root)!r} already holds {found[0]!r}"
                 + (f" and {len(found) - 1} more" if len(found) > 1 else "")
                 + ", which no manifest lists. Choose another sink.path, or run.restart=true to write beside it"
             )
+
+    def _strange(self, path: Path) -> bool:
+        """Whether readers would take it, or something in it, for data, and no run of ours left it."""
+        if path.name.startswith(("_", ".")):
+            return False
+        files = visible(path) if path.is_dir() and self._retired else [path]
+        return any(file.relative_to(self.where.root).as_posix() not in self._retired for file in files)
+
+    def _orphans(self) -> Iterator[str]:
+        """Files of parts that earlier runs had begun, and published, and did not live to record."""
+        left = self._begun - {Path(path).stem for path in self._paths()}
+        if left and not self.where.single:
+            for file in visible(self.where.root):
+                if file.stem in left:
+                    yield file.relative_to(self.where.root).as_posix()
 
     def _difference(self, old: Identity, new: Identity) -> str:
         keys = [k for k in sorted(old.keys() | new.keys(), key=_rank) if old.get(k) != new.get(k)]
@@ -151,6 +170,8 @@ class Manifest:
         for record in _records(self._journal, damaged=restart):
             if "retired" in record:
                 self._retired.update(record["retired"])
+            elif "begun" in record:
+                self._begun.update(record["begun"])
             else:
                 part = _part(record)
                 self._parts[part.key] = part
@@ -159,6 +180,7 @@ class Manifest:
         """A new journal that remembers which files the old one listed, so that they go when the new output stands."""
         self._retired |= self._paths()
         self._parts.clear()
+        self._begun.clear()
         first = json.dumps({"retired": sorted(self._retired)}) + "\n"
         write_bytes(self._journal, first.encode(), durable=self._durable)
         write_json(self._identity, dict(identity), durable=self._durable)
@@ -198,14 +220,27 @@ class Manifest:
         except OSError:
             return False
 
+    def begin(self, tasks: Sequence[Task]) -> None:
+        """Record which parts are about to be made.
+
+        A run that dies may have published files of theirs that it had not committed. The next one knows them by their
+        names: they go where their part is not made again under the same name, as when its input has changed.
+        """
+        if names := [task.name for task in tasks if task.name and task.name not in self._begun]:
+            self._append({"begun": names})
+            self._begun.update(names)
+
     def commit(self, part: Part) -> None:
         """Record a part whose files are durable. From here on it is never done again."""
-        line = json.dumps(_facts(part)) + "\n"
+        self._append(_facts(part))
+        self._parts[part.key] = part
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record) + "\n"
         with storage(self._journal), self._journal.open("ab", buffering=0) as f:
             write_all(f, line.encode())
             if self._durable:
                 os.fsync(f.fileno())
-        self._parts[part.key] = part
 
     def vanished(self, tasks: Sequence[Task]) -> list[Part]:
         """Parts whose input is no longer there, in the order in which they were made.

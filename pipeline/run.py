@@ -193,6 +193,7 @@ class Stage:
             options.readers or max(1, min(_MOST_LANES, _cores() // 2)),
             _computers(transform, self.device, self.plan.layout, options),
             1 if self.sink.single else options.writers or min(_MOST_LANES, _cores()),
+            0 if recorder else self._whole(transform),
             head=head,
         )
         if recorder is not None:
@@ -200,6 +201,19 @@ class Stage:
             worker.look_in, worker.look_out = recorder.before.add, recorder.after.add
             worker.look_past = recorder.past.add
         return worker
+
+    def _whole(self, transform: Transform) -> int:
+        """Short parts to be made at once, each in one thread: one more than compute, since some wait for the disk.
+
+        None where somebody has a say in what each lane may do, or where one part may have many files open.
+        """
+        options = self.options
+        computers = _computers(transform, self.device, self.plan.layout, options)
+        if options.readers or options.writers or computers == 1 or not options.stream_depth:
+            return 0
+        if self.sink.single or getattr(self.sink, "partition_by", False):
+            return 0
+        return options.computers or computers + 1
 
     def recorder(self, start: float) -> Recorder | None:
         """Listens to the lanes if report.html is asked for."""
@@ -296,6 +310,7 @@ def run(
         for part in manifest.vanished(work):
             log.warning("%s is no longer in the input; its part stays (run.restart=true drops it)", part.splits[0])
         manifest.withdraw()
+        manifest.begin(pending)
         if stage.plan.auto:
             stage = _calibrated(stage, transform, pending)
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)

@@ -163,14 +163,7 @@ class Flow:
                 flow = _counted(lane, step, flow)
             return list(flow)
 
-        made = pool(before, call, width)
-        try:
-            for result in made:  # not `yield from`, which would close the pool first, and wait for what is under way
-                yield result
-                del result
-        finally:
-            stopped.set()
-            made.close()
+        return pool(before, call, width, stopped.set)
 
     def _lane(self, name: str, width: int) -> Lane:
         track = None if self.timeline is None else self.timeline.track(name, width)
@@ -482,10 +475,13 @@ class _Deal:
 # ---- several threads, one item each ----------------------------------------------------------------------------------
 
 
-def pool(items: Iterator[S], call: Callable[[S], Sequence[T]], width: int) -> Generator[T, None, None]:
+def pool(
+    items: Iterator[S], call: Callable[[S], Sequence[T]], width: int, ended: Callable[[], None] = lambda: None
+) -> Generator[T, None, None]:
     """What `call` makes of each item, in the order of the items; `width` of them are at work at once.
 
-    An error arrives after what became of the items before it.
+    An error arrives after what became of the items before it. However it ends, `ended` is told before what is still at
+    work is waited for.
     """
     threads = ThreadPoolExecutor(width, "pipeline-lane")
     waiting: deque[Future[Sequence[T]]] = deque()
@@ -498,19 +494,9 @@ def pool(items: Iterator[S], call: Callable[[S], Sequence[T]], width: int) -> Ge
         while waiting:
             yield from waiting.popleft().result()
     finally:
+        ended()
         threads.shutdown(cancel_futures=True)
         _close(items)
-
-
-def gated(call: Callable[[S], T], width: int) -> Callable[[S], T]:
-    """The same call, of which `width` are at work at once; more of them wait."""
-    gate = threading.Semaphore(width)
-
-    def behind(item: S) -> T:
-        with gate:
-            return call(item)
-
-    return behind
 
 
 def _begun(items: Iterator[S], submit: Callable[[S], Future[Sequence[T]]]) -> Iterator[Future[Sequence[T]]]:

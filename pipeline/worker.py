@@ -49,7 +49,7 @@ from pipeline.core import (
 from pipeline.errors import DTypeError, PipelineError, RetryError, TransformError
 from pipeline.layout import ROWS, STARTS, VALID, Exit, Kind, Layout
 from pipeline.policy import LOGICAL, cast
-from pipeline.stream import Flow, Headstart, gated
+from pipeline.stream import Flow, Headstart
 from pipeline.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -95,10 +95,10 @@ class Ways:
 class Worker:
     """Turns tasks into parts.
 
-    `readers` splits are decoded at once, `computers` batches transformed and `writers` parts encoded. `flow` collects
-    what each lane did; `advance` is told the rows of each batch that has come back from the device; `look_in` and
-    `look_out` are shown the arrays of each batch before and after the transform, `look_past` the columns that are
-    carried.
+    `readers` splits are decoded at once, `computers` batches transformed and `writers` parts encoded; or, if all parts
+    are short, `whole` parts are made at once, each in one thread. `flow` collects what each lane did; `advance` is told
+    the rows of each batch that has come back from the device; `look_in` and `look_out` are shown the arrays of each
+    batch before and after the transform, `look_past` the columns that are carried: in their order, if `whole` is 0.
     """
 
     source: Source
@@ -116,6 +116,7 @@ class Worker:
     readers: int = 1
     computers: int = 1
     writers: int = 1
+    whole: int = 0
     look_in: Callable[[Arrays], None] = field(default=lambda _: None)
     look_out: Callable[[Arrays], None] = field(default=lambda _: None)
     look_past: Callable[[Columns], None] = field(default=lambda _: None)
@@ -130,17 +131,18 @@ class Worker:
 
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Part]:
         """Parts of the tasks, in order."""
-        tasks = list(tasks)
-        if self._short(tasks):
+        if self.whole > 1 and isinstance(tasks, Sequence) and self._short(tasks):
             return self._whole(tasks)
         arrays = self.transformed(self.read(tasks, self.batch_rows))
         return self.flow.spread("write", self._write, arrays, self.writers, _task_of, taken=_arrays_bytes)
 
     def _short(self, tasks: Sequence[Task]) -> bool:
-        """Whether each part is a few batches long, and several may be made at once."""
-        several = self.flow.depth > 0 and min(self.computers, self.writers, len(tasks)) > 1
-        most = _FEW * self.batch_rows
-        return several and all(sum(s.rows or most + 1 for s in task.splits) <= most for task in tasks)
+        """Whether parts are known to be a few batches each, of which those under way fit between two lanes."""
+        rows, room = _FEW * self.batch_rows, self.flow.bytes // self.whole
+        return len(tasks) > 1 and all(
+            sum(rows + 1 if split.rows is None else split.rows for split in task.splits) <= rows and task.bytes <= room
+            for task in tasks
+        )
 
     def _whole(self, tasks: Iterable[Task]) -> Iterator[Part]:
         """Parts of the tasks, in order, each made in one thread."""
@@ -149,10 +151,9 @@ class Worker:
             return self._read(self.batch_rows)((task, split) for task in tasks for split in task.splits)
 
         def compute(pairs: Iterator[tuple[Batch, Staged]]) -> Iterator[tuple[Batch, Staged]]:
-            return (made for pair in pairs for made in alone(pair))
+            return (made for pair in pairs for made in self._alone(pair))
 
         self._sow("")
-        alone = gated(self._alone, self.computers)
         steps = (
             ("read", read),
             ("upload", self._upload),
@@ -160,7 +161,7 @@ class Worker:
             ("download", self._download),
             ("write", self._write),
         )
-        return self.flow.along(steps, iter(tasks), self.computers + 1)  # one more, since some wait for the disk
+        return self.flow.along(steps, iter(tasks), self.whole)
 
     def transformed(self, batches: Iterator[Batch]) -> Generator[tuple[Batch, Arrays], None, None]:
         """The batches, each with what came back from the device."""
@@ -207,9 +208,8 @@ class Worker:
                 batch = inspector.enter(read)
                 arrays = self.layout.enter(batch.columns)
                 self._check_shared(arrays)
-            with self.flow.one:
-                self.look_in(arrays)
-                self.look_past(batch.columns)
+            self.look_in(arrays)
+            self.look_past(batch.columns)
             rest = {name: batch.columns[name] for name in (*self.layout.carried, *self.layout.worded)}
             nulls = {name: count for name in self.layout.used if (count := columns.nulls(batch.columns[name]))}
             yield replace(batch, columns=rest, nulls=nulls), self.device.upload(arrays)
@@ -327,8 +327,8 @@ class Worker:
         for batch, staged in pairs:
             with _naming(batch), self.watch.over(batch.where, code=False):  # a device says here that it hangs
                 arrays = self.device.download(staged)
+            self.look_out(arrays)
             with self.flow.one:
-                self.look_out(arrays)
                 self.advance(batch.rows_read)
             yield batch, arrays
             del staged, arrays

@@ -20,6 +20,7 @@ from pipeline.check.checks import parse
 from pipeline.core import Tensors, Transform, concurrent
 from pipeline.device.cpu import Cpu
 from pipeline.errors import ConfigError, TransformError
+from pipeline.sink.parquet import Parquet
 from pipeline.source.parquet import Parquet as ParquetSource
 from pipeline.transform.clip import Clip
 from pipeline.transform.compose import Compose
@@ -59,7 +60,7 @@ SHORT, LONG = 40, 100
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_bytes_do_not_depend_on_the_threads(tmp_path: Path, name: str, depth: int, rows: int) -> None:
     """Order, values and what was learned; the key of a part does not either."""
-    options: dict[str, Any] = {"columns": ["x"], "carry": ["id", "word"], "stream_depth": depth, "writers": 2}
+    options: dict[str, Any] = {"columns": ["x"], "carry": ["id", "word"], "stream_depth": depth}
     source = Rows(table(900), splits_of=rows)
     run_rows(source, TRANSFORMS[name](), tmp_path / "a", computers=1, **options)
     run_rows(source, TRANSFORMS[name](), tmp_path / "b", computers=3, **options)
@@ -68,22 +69,30 @@ def test_the_bytes_do_not_depend_on_the_threads(tmp_path: Path, name: str, depth
     assert again["state"] == "nothing to do"
 
 
+WHOLE = {"read": 3, "upload": 3, "compute": 3, "download": 3, "write": 3}
+LANES = {"upload": 1, "compute": 3}
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "threads"),
     [
-        pytest.param(SHORT, {}, {"read": 4, "upload": 4, "compute": 4, "download": 4, "write": 4}, id="short"),
-        pytest.param(LONG, {}, {"upload": 1, "compute": 3, "write": 2}, id="long"),
-        pytest.param(900, {}, {"upload": 1, "compute": 3, "write": 2}, id="one part"),
-        pytest.param(SHORT, {"computers": 1}, {"upload": 1, "compute": 1, "write": 2}, id="one computer"),
-        pytest.param(SHORT, {"writers": 1}, {"upload": 1, "compute": 3, "write": 1}, id="one writer"),
+        pytest.param(SHORT, {}, WHOLE, id="short"),
+        pytest.param(LONG, {}, LANES, id="long"),
+        pytest.param(900, {}, LANES, id="one part"),
+        pytest.param(SHORT, {"stream_bytes": 3 * 5 * SHORT * 8}, WHOLE, id="just room"),
+        pytest.param(SHORT, {"stream_bytes": 3 * 5 * SHORT * 8 - 1}, LANES, id="no room"),
+        pytest.param(SHORT, {"computers": 1}, {"upload": 1, "compute": 1}, id="one computer"),
+        pytest.param(SHORT, {"writers": 2}, LANES | {"write": 2}, id="writers are given"),
+        pytest.param(SHORT, {"readers": 2}, LANES | {"read": 2}, id="readers are given"),
+        pytest.param(SHORT, {"html": True}, LANES, id="a page shows them"),
         pytest.param(SHORT, {"stream_depth": 0}, {"read": 1, "compute": 1, "write": 1}, id="no threads"),
     ],
 )
 def test_short_parts_are_made_whole(
     tmp_path: Path, rows: int, options: dict[str, Any], threads: dict[str, int]
 ) -> None:
-    """Each in one thread, where several may compute and write; the report says so, and counts every batch once."""
-    given = {"columns": ["x"], "computers": 3, "writers": 2} | options
+    """Each in one thread, where several may compute; the report says so, and counts every batch once."""
+    given = {"columns": ["x"], "computers": 3} | options
     done = run_rows(Rows(table(900), splits_of=rows), Clip(0), tmp_path / "a", **given)
     lanes = {lane["lane"]: lane for lane in json.loads(Path(done["report"]).read_text())["lanes"]}
     assert {name: lanes[name]["threads"] for name in threads} == threads
@@ -92,8 +101,27 @@ def test_short_parts_are_made_whole(
     assert lanes["write"]["items"] == -(-900 // rows)
 
 
+def test_an_empty_part_is_short(tmp_path: Path) -> None:
+    """And changes nothing for those beside it."""
+    (tmp_path / "in").mkdir()
+    for i, rows in enumerate((40, 0, 30)):
+        pq.write_table(table(rows), tmp_path / f"in/{i}.parquet")
+    done = run_rows(ParquetSource(str(tmp_path / "in")), Clip(0), tmp_path / "out", columns=["x"], computers=2)
+    lanes = {lane["lane"]: lane["threads"] for lane in json.loads(Path(done["report"]).read_text())["lanes"]}
+    assert set(lanes.values()) == {2}
+    assert (done["rows"], done["parts"]) == (70, 3)
+
+
+def test_folders_of_values_are_not_made_several_parts_at_once(tmp_path: Path) -> None:
+    """Each part holds as many files open as there are folders."""
+    sink = Parquet(str(tmp_path / "out"), partition_by=["word"])
+    done = run_rows(Rows(table(900), splits_of=SHORT), Clip(0), tmp_path, sink=sink, columns=["x"], computers=2)
+    lanes = {lane["lane"]: lane["threads"] for lane in json.loads(Path(done["report"]).read_text())["lanes"]}
+    assert lanes["upload"] == 1
+
+
 def test_no_more_threads_are_in_a_transform_than_computers(tmp_path: Path) -> None:
-    """Parts under way are one more, since some wait for the disk; the first batches give the third time to come."""
+    """The first batches give a third time to come."""
     inside, lock, third = 0, threading.Lock(), threading.Event()
 
     def counting(tensors: Tensors) -> Tensors:
@@ -109,7 +137,7 @@ def test_no_more_threads_are_in_a_transform_than_computers(tmp_path: Path) -> No
         return tensors
 
     source = Rows(table(96), splits_of=16)
-    run_rows(source, declared(counting), tmp_path / "a", columns=["x"], computers=2, writers=2)
+    run_rows(source, declared(counting), tmp_path / "a", columns=["x"], computers=2)
     assert not third.is_set()
 
 
@@ -117,7 +145,7 @@ def test_a_part_of_unknown_length_is_not_taken_for_a_short_one(tmp_path: Path) -
     """A filter leaves the rows of a split open until they are read."""
     pq.write_table(table(900), tmp_path / "a.parquet", row_group_size=10)
     source = ParquetSource(str(tmp_path / "a.parquet"), split_rows=10, filter=[["x", ">", 100]])
-    done = run_rows(source, Clip(0), tmp_path / "out", columns=["x"], computers=2, writers=2)
+    done = run_rows(source, Clip(0), tmp_path / "out", columns=["x"], computers=2)
     lanes = {lane["lane"]: lane["threads"] for lane in json.loads(Path(done["report"]).read_text())["lanes"]}
     assert lanes["compute"] == 2
     assert lanes["upload"] == 1
@@ -131,7 +159,7 @@ def test_checks_of_short_parts_see_whole_parts(tmp_path: Path) -> None:
     made = {}
     for computers in (1, 3):
         out = tmp_path / str(computers)
-        options: dict[str, Any] = {"columns": ["x"], "checks": checks, "writers": 2, "computers": computers}
+        options: dict[str, Any] = {"columns": ["x"], "checks": checks, "computers": computers}
         made[computers] = run_rows(Rows(twice, splits_of=SHORT), Clip(0), out, **options)
     assert made[1]["quarantined"] == made[3]["quarantined"] == 900 - 45
     assert digests(tmp_path / "1") == digests(tmp_path / "3")

@@ -21,10 +21,10 @@ def _opened(out: Path, identity: dict[str, object] | None = None, *, restart: bo
     return manifest
 
 
-def _make(manifest: Manifest, task: Task, text: str = "data") -> None:
-    path = manifest.where.root / f"{task.name}.bin"
-    path.write_text(text)
-    manifest.commit(Part(task.key, task.index, (task.splits[0].id,), 2, 2, (File(path.name, len(text), "0" * 64, 2),)))
+def _make(manifest: Manifest, task: Task, text: str = "data", folder: str = "") -> None:
+    name = f"{folder}{task.name}.bin"
+    (manifest.where.root / name).write_text(text)
+    manifest.commit(Part(task.key, task.index, (task.splits[0].id,), 2, 2, (File(name, len(text), "0" * 64, 2),)))
 
 
 def test_what_is_committed_is_done_for_the_next_run(tmp_path: Path) -> None:
@@ -72,12 +72,40 @@ def test_a_run_that_made_nothing_holds_nothing(tmp_path: Path) -> None:
     assert set(_opened(tmp_path, {"conversion.nulls": "fill"}).done(TASKS)) == {"key0"}
 
 
-def test_a_part_that_was_published_and_not_recorded_is_not_mixed_with_others(tmp_path: Path) -> None:
-    """A killed run may leave one; under another configuration it has another name and would stay."""
+def test_a_file_that_no_run_had_begun_is_not_mixed_with_others(tmp_path: Path) -> None:
+    """Whoever left it."""
     _opened(tmp_path, {"a": 1})
     (tmp_path / "part-0.bin").touch()
     with pytest.raises(OutputError, match="already holds 'part-0.bin'"):
         _opened(tmp_path, {"a": 2})
+
+
+@pytest.mark.parametrize("folder", ["", "k=1/"])
+@pytest.mark.parametrize("way", ["the same", "another configuration", "a restart"])
+def test_what_was_published_and_not_recorded_goes_with_the_next_run(tmp_path: Path, way: str, folder: str) -> None:
+    """A run that died may leave it; made again it is listed, else nobody reads it twice. Files of others stay."""
+    manifest = _opened(tmp_path, {"a": 1})
+    manifest.begin(TASKS)
+    for name in (f"{folder}{TASKS[0].name}.bin", f"{folder}{TASKS[1].name}.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    manifest = _opened(tmp_path, {"a": 2 if way == "another configuration" else 1}, restart=way == "a restart")
+    (tmp_path / "part-9.bin").touch()
+    manifest.begin(TASKS[1:])
+    _make(manifest, TASKS[1], folder=folder)
+    manifest.finish(TASKS[1:2], {})
+    assert sorted(p.name for p in tmp_path.rglob("*.bin")) == ["part-1.bin", "part-9.bin"]
+
+
+def test_a_file_of_others_beside_what_a_run_left_is_refused(tmp_path: Path) -> None:
+    """Also in a folder of values."""
+    _opened(tmp_path, {"a": 1}).begin(TASKS)
+    (tmp_path / "k=1").mkdir()
+    for name in (f"{TASKS[0].name}.bin", "other.bin"):
+        (tmp_path / "k=1" / name).touch()
+    with pytest.raises(OutputError, match="already holds 'k=1'"):
+        _opened(tmp_path, {"a": 2})
+    assert len(list(tmp_path.rglob("*.bin"))) == 2
 
 
 @pytest.mark.parametrize(("name", "line"), [("identity.json", ""), ("journal.jsonl", "line 3 of ")])

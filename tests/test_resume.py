@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import OutputError
+from pipeline.core import Part, Task
+from pipeline.errors import OutputError, StorageError
 from pipeline.manifest import read_manifest
 from tests.children import Fault
 from tests.fakes import Rows, run_rows, same, table
@@ -41,6 +45,41 @@ def test_settings_of_speed_do_not_decide_bytes(tmp_path: Path) -> None:
         Rows(table()), same, tmp_path / "a", columns=["x"], stream_depth=0, stream_bytes=1, threads=2, batch_bytes=1
     )
     assert again["state"] == "nothing to do"
+
+
+@dataclass(frozen=True)
+class LoseAt:
+    """An engine that fails when this part and those after it are published, and not yet recorded."""
+
+    part: int
+
+    def map(self, worker: Callable[[Iterable[Task]], Iterator[Part]], tasks: Sequence[Task]) -> Iterator[Part]:
+        parts = list(worker(tasks))
+        yield from parts[: self.part]
+        raise StorageError("planned fault")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_files_that_no_run_recorded_are_not_read_twice(tmp_path: Path, restart: bool) -> None:
+    """Their input changed, and with it their names; who reads the folder finds each row once."""
+    with pytest.raises(StorageError, match="planned fault"):
+        run_rows(Rows(table()), same, tmp_path / "a", engine=LoseAt(1), columns=["x"])
+    assert len(list((tmp_path / "a").glob("part-*"))) == 3
+    changed = Rows(table(), versions={1: "2", 2: "2"})
+    done = run_rows(changed, same, tmp_path / "a", columns=["x"], restart=restart)
+    assert (done["rows"], done["parts_made"]) == (250, 3 if restart else 2)
+    assert pq.read_table(tmp_path / "a").num_rows == 250
+    listed = {file["path"] for part in read_manifest(tmp_path / "a")["parts"] for file in part["files"]}
+    assert {p.name for p in (tmp_path / "a").glob("part-*")} == listed
+
+
+def test_a_configuration_is_mended_beside_files_that_no_run_recorded(tmp_path: Path) -> None:
+    """They are nobody's result: the run goes on without a restart, and they go."""
+    with pytest.raises(StorageError, match="planned fault"):
+        run_rows(Rows(table()), same, tmp_path / "a", engine=LoseAt(0), columns=["x"])
+    done = run_rows(Rows(table()), same, tmp_path / "a", columns=["x"], carry="none", identity={"mended": "yes"})
+    assert done["rows"] == pq.read_table(tmp_path / "a").num_rows == 250
+    assert len(list((tmp_path / "a").glob("part-*"))) == 3
 
 
 def test_the_marker_is_away_while_parts_come(tmp_path: Path) -> None:

@@ -505,8 +505,9 @@ def test_an_error_of_a_short_item_arrives_after_those_before_it() -> None:
     assert _pools() == 0
 
 
-def test_an_early_close_ends_items_under_way() -> None:
-    """One that would never end does, and its steps are closed."""
+@pytest.mark.parametrize("fails", [False, True])
+def test_whatever_ends_it_ends_items_under_way(fails: bool) -> None:
+    """An early close, or an error of an item before; one that would never end does, and its steps are closed."""
     begun, closed = threading.Event(), threading.Event()
 
     def count(items: Iterator[int]) -> Iterator[int]:
@@ -521,12 +522,19 @@ def test_an_early_close_ends_items_under_way() -> None:
                     closed.set()
 
     def last(items: Iterator[int]) -> Iterator[int]:
-        yield deque(items, maxlen=1)[0]
+        n = deque(items, maxlen=1)[0]
+        assert begun.wait(timeout=10)
+        if fails:
+            raise ValueError("zeroth")
+        yield n
 
     results = Flow(2, 0).along([("count", count), ("last", last)], iter(range(2)), 2)
-    assert next(results) == 0
-    assert begun.wait(timeout=10)
-    results.close()
+    if fails:
+        with pytest.raises(ValueError, match="zeroth"):
+            next(results)
+    else:
+        assert next(results) == 0
+        results.close()
     assert closed.is_set()
     assert _pools() == 0
 

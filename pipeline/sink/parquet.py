@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -78,9 +77,6 @@ class Parquet:
     page_checksum: bool = True
     durability: Literal["full", "rename"] = "full"
     cached: bool = True
-    _kept: dict[int, tuple[Schema, pa.Schema, pa.Schema, dict[str, Any]]] = dataclasses.field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         check_suffix(self.path, _SUFFIX)
@@ -124,12 +120,8 @@ class Parquet:
 
     def open(self, task: Task, schema: Schema) -> ParquetWriter:
         """Start the file of one task; files of partitions are started when their first row comes."""
-        where = self._where
+        where = home(self.path, single=self.single)
         return self.place(task, schema, where, where.single or task.name + _SUFFIX)
-
-    @cached_property
-    def _where(self) -> Home:
-        return home(self.path, single=self.single)
 
     def place(self, task: Task, schema: Schema, where: Home, name: str) -> ParquetWriter:
         """As `open`, under another name and in another output."""
@@ -146,12 +138,18 @@ class Parquet:
         return ParquetWriter(start, table, stored, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
 
     def _told(self, schema: Schema) -> tuple[pa.Schema, pa.Schema, dict[str, Any]]:
-        """The table, what of it is in the files, and what Arrow's writer is told; the same for all tasks of a run."""
-        if (kept := self._kept.get(id(schema))) is None or kept[0] is not schema:
+        """The table, what of it is in the files, and what Arrow's writer is told: the same for all tasks of a run."""
+        kept = self._last.get("told")
+        if kept is None or kept[0] is not schema:
             table = self._table(schema)
             stored = self._in_files(table)
-            kept = self._kept[id(schema)] = (schema, table, stored, self._options(stored))
+            kept = self._last["told"] = (schema, table, stored, self._options(stored))
         return kept[1:]
+
+    @cached_property
+    def _last(self) -> dict[str, tuple[Schema, pa.Schema, pa.Schema, dict[str, Any]]]:
+        """What the last schema came to."""
+        return {}
 
     def _table(self, schema: Schema) -> pa.Schema:
         fields = [arrow.arrow_field(field, self.tensor, self.complex) for field in schema.fields]
