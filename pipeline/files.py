@@ -257,7 +257,7 @@ class Publication:
         self.final = where.root / name
         self.temp = where.temp / f"{uuid4().hex}{Path(name).suffix}"
         self.closed = False
-        self._visible = False
+        self._visible = self._replaced = False
         self._durable = durable
         self._draft = draft
         self._cached = cached
@@ -345,6 +345,7 @@ class Publication:
             self.close()
             if "/" in self.name:
                 self.final.parent.mkdir(parents=True, exist_ok=True)
+            self._replaced = self.final.exists()
             move(self.temp, self.final)
             self._visible = True
             if self._durable:
@@ -365,10 +366,11 @@ class Publication:
     def retract(self) -> None:
         """As `abort`, and take back what was published, with the folders of `name` that are left empty.
 
-        For a part of several files, when a later one could not be published.
+        For a part of several files, when a later one could not be published. A file that took the place of one of that
+        name stays: the name holds the key of the part, so it is as good as that one, which may be committed.
         """
         self.abort()
-        if not self._visible:
+        if not self._visible or self._replaced:
             return
         with suppress(OSError):
             self.final.unlink(missing_ok=True)

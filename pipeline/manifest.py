@@ -12,10 +12,12 @@ of a killed run and is dropped: its part is done again.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ from pipeline.files import (
 )
 
 VERSION = 1
+_SUFFIXES = (".parquet", ".npy", ".npz")
 Identity = Mapping[str, Any]
 
 
@@ -81,7 +84,8 @@ class Manifest:
         self._durable = durable
         self._parts: dict[str, Part] = {}
         self._retired: set[str] = set()
-        self._begun: set[str] = set()
+        self._begun: dict[str, tuple[str, ...]] = {}
+        self._orphans: set[str] = set()
         self._identity = where.state / "identity.json"
         self._journal = where.state / "journal.jsonl"
 
@@ -103,7 +107,7 @@ class Manifest:
         changed = old is not None and old != json.loads(json.dumps(identity))
         if changed and not restart and (self._parts or self._retired):
             raise OutputError(self._difference(old or {}, identity))
-        self._retired |= set(self._orphans())
+        self._orphans = set(self._find_orphans())
         if (old is None or changed) and not restart:
             self._refuse_strangers()
         if restart:
@@ -128,7 +132,7 @@ class Manifest:
             file = self.where.root / self.where.single
             if file.is_dir():
                 raise OutputError(f"{str(file)!r} is a folder, where one file should go. Choose another sink.path")
-            if file.exists():
+            if file.exists() and self.where.single not in self._begun:
                 raise OutputError(
                     f"{str(file)!r} is already there, and no manifest lists it. Choose another sink.path, or "
                     "run.restart=true to replace it"
@@ -146,16 +150,21 @@ class Manifest:
         """Whether readers would take it, or something in it, for data, and no run of ours left it."""
         if path.name.startswith(("_", ".")):
             return False
-        files = visible(path) if path.is_dir() and self._retired else [path]
-        return any(file.relative_to(self.where.root).as_posix() not in self._retired for file in files)
+        ours = self._retired | self._orphans
+        files = visible(path) if path.is_dir() and ours else [path]
+        return any(file.relative_to(self.where.root).as_posix() not in ours for file in files)
 
-    def _orphans(self) -> Iterator[str]:
+    def _find_orphans(self) -> Iterator[str]:
         """Files of parts that earlier runs had begun, and published, and did not live to record."""
-        left = self._begun - {Path(path).stem for path in self._paths()}
-        if left and not self.where.single:
-            for file in visible(self.where.root):
-                if file.stem in left:
+        done = {Path(path).stem for path in self._paths()}
+        for keys in {keys for name, keys in self._begun.items() if name not in done}:
+            for file in self._folders(keys):
+                if self._begun.get(file.stem) == keys and file.stem not in done and file.suffix in _SUFFIXES:
                     yield file.relative_to(self.where.root).as_posix()
+
+    def _folders(self, keys: Sequence[str]) -> Iterator[Path]:
+        """Files where a sink puts those of its parts: below one folder ``key=value`` for each key."""
+        return self.where.root.glob("/".join([*(f"{glob.escape(key)}=*" for key in keys), "part-*"]))
 
     def _difference(self, old: Identity, new: Identity) -> str:
         keys = [k for k in sorted(old.keys() | new.keys(), key=_rank) if old.get(k) != new.get(k)]
@@ -171,17 +180,26 @@ class Manifest:
             if "retired" in record:
                 self._retired.update(record["retired"])
             elif "begun" in record:
-                self._begun.update(record["begun"])
+                self._begun.update(dict.fromkeys(record["begun"], tuple(record["keys"])))
             else:
-                part = _part(record)
-                self._parts[part.key] = part
+                self._take(_part(record))
+
+    def _take(self, part: Part) -> None:
+        """The last record of a part counts; files that only an earlier one names go."""
+        if (old := self._parts.pop(part.key, None)) is not None:
+            self._retired |= _paths([old])
+        self._parts[part.key] = part
 
     def _begin(self, identity: Identity) -> None:
         """A new journal that remembers which files the old one listed, so that they go when the new output stands."""
         self._retired |= self._paths()
         self._parts.clear()
-        self._begun.clear()
-        first = json.dumps({"retired": sorted(self._retired)}) + "\n"
+        records: list[dict[str, Any]] = [{"retired": sorted(self._retired)}]
+        records += [
+            {"begun": [name for name, held in self._begun.items() if held == keys], "keys": keys}
+            for keys in sorted(set(self._begun.values()))
+        ]
+        first = "".join(json.dumps(record) + "\n" for record in records)
         write_bytes(self._journal, first.encode(), durable=self._durable)
         write_json(self._identity, dict(identity), durable=self._durable)
 
@@ -220,20 +238,21 @@ class Manifest:
         except OSError:
             return False
 
-    def begin(self, tasks: Sequence[Task]) -> None:
-        """Record which parts are about to be made.
+    def begin(self, tasks: Sequence[Task], keys: Sequence[str] = ()) -> None:
+        """Record which parts are about to be made, and the columns that become folders.
 
         A run that dies may have published files of theirs that it had not committed. The next one knows them by their
         names: they go where their part is not made again under the same name, as when its input has changed.
         """
-        if names := [task.name for task in tasks if task.name and task.name not in self._begun]:
-            self._append({"begun": names})
-            self._begun.update(names)
+        names = [task.name or self.where.single for task in tasks]
+        if fresh := [name for name in names if self._begun.get(name) != tuple(keys)]:
+            self._append({"begun": fresh, "keys": list(keys)})
+            self._begun.update(dict.fromkeys(fresh, tuple(keys)))
 
     def commit(self, part: Part) -> None:
         """Record a part whose files are durable. From here on it is never done again."""
         self._append(_facts(part))
-        self._parts[part.key] = part
+        self._take(part)
 
     def _append(self, record: Mapping[str, Any]) -> None:
         line = json.dumps(record) + "\n"
@@ -250,12 +269,39 @@ class Manifest:
         if self.where.single:
             return []
         here = {whole(split.id) for task in tasks for split in task.splits}
-        gone = [part for part in self._parts.values() if here.isdisjoint(map(whole, part.splits))]
-        return [part for part in gone if self._whole(part)]
+        last = {whole(id_): v for p in self._parts.values() for id_, v in zip(p.splits, p.versions, strict=False)}
+        gone = [
+            part
+            for part in self._parts.values()
+            if here.isdisjoint(map(whole, part.splits))
+            and all(last[whole(id_)] == v for id_, v in zip(part.splits, part.versions, strict=False))
+        ]
+        return [left for part in gone if (left := self._left(part)) is not None]
+
+    def _left(self, part: Part) -> Part | None:
+        """What is still there of a part that cannot be made again; None if nothing is, which somebody wanted so.
+
+        Raises:
+            OutputError: a file of it is no longer what it was.
+        """
+        there = {file for file in (*part.files, *part.side) if (self.where.root / file.path).exists()}
+        for file in there:
+            if not self._intact(file):
+                raise OutputError(
+                    f"{str(self.where.root / file.path)!r} is not as it was written, and its input {part.splits[0]!r} "
+                    "is no longer there to make it again. Remove it, or bring it or its input back; run.restart=true "
+                    "makes the output anew without it"
+                )
+        if there == {*part.files, *part.side}:
+            return part
+        files = tuple(file for file in part.files if file in there)
+        side = tuple(file for file in part.side if file in there)
+        return replace(part, files=files, side=side, rows_out=sum(f.rows for f in files)) if files else None
 
     def changed(self, tasks: Sequence[Task]) -> list[str]:
         """What became of the input since the parts of these tasks were made, one line for each file."""
-        parts = self._parts.values()
+        if not (parts := self._parts.values()):
+            return []
         before = {whole(id_): v for part in parts for id_, v in zip(part.splits, part.versions, strict=False)}
         now = {whole(split.id): split.version for task in tasks for split in task.splits}
         return list(differences(before, now, came=bool(self.where.single)))  # its one part is made of all splits
@@ -294,13 +340,17 @@ class Manifest:
         return manifest
 
     def _paths(self) -> set[str]:
-        return {f.path for part in self._parts.values() for f in (*part.files, *part.side)}
+        return _paths(self._parts.values())
 
     def _retire(self, listed: set[str]) -> None:
-        known = self._retired | self._paths()
+        known = self._retired | self._orphans | self._paths()
         with storage(self.where.root):
             for path in known - listed:
                 (self.where.root / path).unlink(missing_ok=True)
+
+
+def _paths(parts: Iterable[Part]) -> set[str]:
+    return {f.path for part in parts for f in (*part.files, *part.side)}
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str], *, came: bool = True) -> Iterator[str]:

@@ -310,7 +310,7 @@ def run(
         for part in manifest.vanished(work):
             log.warning("%s is no longer in the input; its part stays (run.restart=true drops it)", part.splits[0])
         manifest.withdraw()
-        manifest.begin(pending)
+        manifest.begin(pending, tuple(getattr(sink, "partition_by", ())))
         if stage.plan.auto:
             stage = _calibrated(stage, transform, pending)
         rows = None if stage.plan.rows is None else sum(s.rows or 0 for task in pending for s in task.splits)

@@ -206,6 +206,21 @@ def test_a_file_appears_whole_or_not_at_all(where: Home, name: str, durable: boo
     assert names(where.root) == {name}
 
 
+def test_what_took_the_place_of_an_older_file_is_not_taken_back(where: Home) -> None:
+    """A part that is made again may fail at a later file: those that were committed are still there."""
+    for text in (b"old", b"new"):
+        publication = Publication(where, "p.bin")
+        publication.write(text)
+        publication.publish(1)
+    publication.retract()
+    assert (where.root / "p.bin").read_bytes() == b"new"
+    first = Publication(where, "q.bin")
+    first.write(b"new")
+    first.publish(1)
+    first.retract()
+    assert not (where.root / "q.bin").exists()
+
+
 def in_memory(path: Path) -> bool:
     """Whether the first page is in the page cache; to look does not fetch it (mincore(2))."""
     told = (ctypes.c_ubyte * 1)()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,11 @@ def _opened(out: Path, identity: dict[str, object] | None = None, *, restart: bo
 
 
 def _make(manifest: Manifest, task: Task, text: str = "data", folder: str = "") -> None:
-    name = f"{folder}{task.name}.bin"
+    name = f"{folder}{task.name}.npy"
     (manifest.where.root / name).write_text(text)
-    manifest.commit(Part(task.key, task.index, (task.splits[0].id,), 2, 2, (File(name, len(text), "0" * 64, 2),)))
+    made = (File(name, len(text), "0" * 64, 2),)
+    ids, versions = zip(*((split.id, split.version) for split in task.splits), strict=True)
+    manifest.commit(Part(task.key, task.index, ids, 2, 2, made, versions=versions))
 
 
 def test_what_is_committed_is_done_for_the_next_run(tmp_path: Path) -> None:
@@ -38,8 +41,8 @@ def test_a_file_that_shrank_or_went_is_done_again(tmp_path: Path) -> None:
     manifest = _opened(tmp_path)
     for task in TASKS:
         _make(manifest, task)
-    (tmp_path / "part-0.bin").write_text("")
-    (tmp_path / "part-1.bin").unlink()
+    (tmp_path / "part-0.npy").write_text("")
+    (tmp_path / "part-1.npy").unlink()
     assert set(_opened(tmp_path).done(TASKS)) == {"key2"}
 
 
@@ -75,37 +78,111 @@ def test_a_run_that_made_nothing_holds_nothing(tmp_path: Path) -> None:
 def test_a_file_that_no_run_had_begun_is_not_mixed_with_others(tmp_path: Path) -> None:
     """Whoever left it."""
     _opened(tmp_path, {"a": 1})
-    (tmp_path / "part-0.bin").touch()
-    with pytest.raises(OutputError, match="already holds 'part-0.bin'"):
+    (tmp_path / "part-0.npy").touch()
+    with pytest.raises(OutputError, match="already holds 'part-0.npy'"):
         _opened(tmp_path, {"a": 2})
 
 
-@pytest.mark.parametrize("folder", ["", "k=1/"])
-@pytest.mark.parametrize("way", ["the same", "another configuration", "a restart"])
-def test_what_was_published_and_not_recorded_goes_with_the_next_run(tmp_path: Path, way: str, folder: str) -> None:
-    """A run that died may leave it; made again it is listed, else nobody reads it twice. Files of others stay."""
+@pytest.mark.parametrize("keys", [(), ("k",)])
+@pytest.mark.parametrize("way", ["the same", "another configuration", "a third one", "a restart"])
+def test_what_was_published_and_not_recorded_goes_with_the_next_run(
+    tmp_path: Path, way: str, keys: tuple[str, ...]
+) -> None:
+    """A run that died may leave it; made again it is listed, else nobody reads it twice."""
+    folder = "".join(f"{key}=1/" for key in keys)
     manifest = _opened(tmp_path, {"a": 1})
-    manifest.begin(TASKS)
-    for name in (f"{folder}{TASKS[0].name}.bin", f"{folder}{TASKS[1].name}.bin"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    manifest = _opened(tmp_path, {"a": 2 if way == "another configuration" else 1}, restart=way == "a restart")
-    (tmp_path / "part-9.bin").touch()
-    manifest.begin(TASKS[1:])
+    manifest.begin(TASKS, keys)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for task in TASKS[:2]:
+        (tmp_path / f"{folder}{task.name}.npy").touch()
+    if way == "a third one":
+        _opened(tmp_path, {"a": 3})
+    manifest = _opened(tmp_path, {"a": 1 if way == "the same" else 2}, restart=way == "a restart")
+    manifest.begin(TASKS[1:], keys)
     _make(manifest, TASKS[1], folder=folder)
     manifest.finish(TASKS[1:2], {})
-    assert sorted(p.name for p in tmp_path.rglob("*.bin")) == ["part-1.bin", "part-9.bin"]
+    assert [p.name for p in tmp_path.rglob("*.npy")] == ["part-1.npy"]
+
+
+@pytest.mark.parametrize("keys", [(), ("k",)])
+def test_files_of_others_stay_whatever_their_names(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    """Beside what a run left, or deeper; a copy of the output, and another output within it, too."""
+    manifest = _opened(tmp_path)
+    manifest.begin(TASKS, keys)
+    depth = "".join(f"{key}=1/" for key in keys)
+    name = TASKS[0].name
+    ours = tmp_path / f"{depth}{name}.npy"
+    others = [f"{depth}{name}.csv", f"{depth}part-9.npy", f"copy/{depth}{name}.npy", f"{depth}k=2/{name}.npy"]
+    others += [f"j=1/{name}.npy", f"_mine/{name}.npy"] + ([f"{name}.npy"] if keys else [])
+    for path in (ours, *(tmp_path / other for other in others)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    manifest = _opened(tmp_path)
+    _make(manifest, TASKS[1])
+    manifest.finish(TASKS[1:2], {})
+    assert not ours.exists()
+    assert [other for other in others if not (tmp_path / other).exists()] == []
 
 
 def test_a_file_of_others_beside_what_a_run_left_is_refused(tmp_path: Path) -> None:
     """Also in a folder of values."""
-    _opened(tmp_path, {"a": 1}).begin(TASKS)
+    _opened(tmp_path, {"a": 1}).begin(TASKS, ["k"])
     (tmp_path / "k=1").mkdir()
-    for name in (f"{TASKS[0].name}.bin", "other.bin"):
+    for name in (f"{TASKS[0].name}.npy", "other.npy"):
         (tmp_path / "k=1" / name).touch()
     with pytest.raises(OutputError, match="already holds 'k=1'"):
         _opened(tmp_path, {"a": 2})
-    assert len(list(tmp_path.rglob("*.bin"))) == 2
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+
+
+def test_a_single_file_that_a_run_had_begun_is_ours(tmp_path: Path) -> None:
+    """It may be there without a record; another configuration replaces it."""
+    manifest = Manifest(home(str(tmp_path / "o.npy"), single=True))
+    manifest.open({"a": 1}, restart=False)
+    manifest.begin([Task(0, "key", "", ())])
+    (tmp_path / "o.npy").touch()
+    Manifest(home(str(tmp_path / "o.npy"), single=True)).open({"a": 2}, restart=False)
+
+
+def test_a_part_that_is_made_again_under_another_name_leaves_no_file(tmp_path: Path) -> None:
+    """Its place among the others changed; so it is after a crash."""
+    manifest = _opened(tmp_path)
+    _make(manifest, TASKS[0])
+    _make(manifest, replace(TASKS[0], name="part-7"))
+    manifest = _opened(tmp_path)
+    manifest.finish(TASKS[:1], {})
+    assert [p.name for p in tmp_path.glob("*.npy")] == ["part-7.npy"]
+
+
+def test_of_input_that_changed_and_went_the_last_version_stays(tmp_path: Path) -> None:
+    """Its rows would be there twice."""
+    manifest = _opened(tmp_path)
+    for task in (TASKS[0], replace(TASKS[0], key="new", name="part-5", splits=(Split("s0", "2"),))):
+        _make(manifest, task)
+    for opened in (manifest, _opened(tmp_path)):
+        assert [part.key for part in opened.vanished(TASKS[1:])] == ["new"]
+    manifest.finish([], {})
+    assert [p.name for p in tmp_path.glob("*.npy")] == ["part-5.npy"]
+
+
+def test_what_is_left_of_a_part_without_input_stays(tmp_path: Path) -> None:
+    """Somebody removes the oldest folders by hand; what was changed is not taken for it."""
+    manifest = _opened(tmp_path)
+    files = [File(f"k={i}/part-0.npy", 4, "0" * 64, 2) for i in range(3)]
+    for file in files:
+        (tmp_path / file.path).parent.mkdir()
+        (tmp_path / file.path).write_text("data")
+    manifest.commit(Part("key0", 0, ("s0",), 6, 6, tuple(files)))
+    (tmp_path / files[0].path).unlink()
+    assert [(part.files, part.rows_out) for part in manifest.vanished([])] == [(tuple(files[1:]), 4)]
+    manifest.finish([], {})
+    assert sorted(p.parent.name for p in tmp_path.rglob("part-0.npy")) == ["k=1", "k=2"]
+    (tmp_path / files[1].path).write_text("other")
+    with pytest.raises(OutputError, match=r"k=1/part-0.npy' is not as it was written, and its input 's0' is no longer"):
+        manifest.vanished([])
+    for file in files[1:]:
+        (tmp_path / file.path).unlink()
+    assert not manifest.vanished([])
 
 
 @pytest.mark.parametrize(("name", "line"), [("identity.json", ""), ("journal.jsonl", "line 3 of ")])
@@ -125,10 +202,10 @@ def test_a_restart_removes_the_old_files_only_when_the_new_output_stands(tmp_pat
     _make(_opened(tmp_path, {"a": 1}), TASKS[0], "old")
     _opened(tmp_path, {"a": 2}, restart=True)
     manifest = _opened(tmp_path, {"a": 2})
-    assert (tmp_path / "part-0.bin").exists()
+    assert (tmp_path / "part-0.npy").exists()
     _make(manifest, TASKS[1])
     manifest.finish(TASKS[1:2], {})
-    assert sorted(p.name for p in tmp_path.glob("*.bin")) == ["part-1.bin"]
+    assert sorted(p.name for p in tmp_path.glob("*.npy")) == ["part-1.npy"]
 
 
 def test_strange_files_are_refused(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.check.checks import parse
 from pipeline.core import Part, Task
 from pipeline.errors import OutputError, StorageError
 from pipeline.manifest import read_manifest
+from pipeline.source.parquet import Parquet
 from tests.children import Fault
 from tests.fakes import Rows, run_rows, same, table
 from tests.jobs import Job, clean, inputs
@@ -71,6 +73,18 @@ def test_files_that_no_run_recorded_are_not_read_twice(tmp_path: Path, restart: 
     assert pq.read_table(tmp_path / "a").num_rows == 250
     listed = {file["path"] for part in read_manifest(tmp_path / "a")["parts"] for file in part["files"]}
     assert {p.name for p in (tmp_path / "a").glob("part-*")} == listed
+
+
+def test_a_part_that_is_made_again_in_another_place_is_read_once(tmp_path: Path) -> None:
+    """A check that it was not asked, and a file that sorts before its own."""
+    (tmp_path / "in").mkdir()
+    source, checks = Parquet(str(tmp_path / "in")), parse({"input": [{"column": "x", "min": 0, "action": "warn"}]})
+    pq.write_table(table(20), tmp_path / "in/b.parquet")
+    run_rows(source, same, tmp_path / "a", columns=["x"])
+    pq.write_table(table(10), tmp_path / "in/a.parquet")
+    done = run_rows(Parquet(source.path), same, tmp_path / "a", columns=["x"], checks=checks)
+    assert done["parts_made"] == 2
+    assert pq.read_table(tmp_path / "a").num_rows == done["rows"] == 30
 
 
 def test_a_configuration_is_mended_beside_files_that_no_run_recorded(tmp_path: Path) -> None:
