@@ -367,7 +367,8 @@ class Publication:
         """As `abort`, and take back what was published, with the folders of `name` that are left empty.
 
         For a part of several files, when a later one could not be published. A file that took the place of one of that
-        name stays: the name holds the key of the part, so it is as good as that one, which may be committed.
+        name stays, since that one may be committed: in a folder the name holds the key of the part, and with it what is
+        in the file; a single file has lost its manifest before.
         """
         self.abort()
         if not self._visible or self._replaced:
@@ -399,9 +400,13 @@ def _begin_writing(file: io.FileIO, start: int, stop: int) -> None:
 
 
 def _let_go(file: io.FileIO, stop: int) -> None:
-    """Take the bytes before `stop` out of the page cache (POSIX; see posix_fadvise(2)); those not on disk yet stay."""
+    """Take the bytes before `stop` out of the page cache (POSIX; see posix_fadvise(2)); those not on disk yet stay.
+
+    It is advice: a filesystem that does not take it loses nothing.
+    """
     if stop > 0 and hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, stop, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):
+            os.posix_fadvise(file.fileno(), 0, stop, os.POSIX_FADV_DONTNEED)
 
 
 def move(temp: Path, final: Path) -> None:

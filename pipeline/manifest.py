@@ -156,6 +156,8 @@ class Manifest:
 
     def _find_orphans(self) -> Iterator[str]:
         """Files of parts that earlier runs had begun, and published, and did not live to record."""
+        if self.where.single:  # beside it lie files of others
+            return
         done = {Path(path).stem for path in self._paths()}
         for keys in {keys for name, keys in self._begun.items() if name not in done}:
             for file in self._folders(keys):
