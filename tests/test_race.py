@@ -15,7 +15,7 @@ import pytest
 import torch
 from measure import data, durability, gpu, plot, race, scale, startup, supervise
 from measure.contender import CONTENDERS, LIMIT, ROOT, Contender, parse, present
-from measure.lap import Lap
+from measure.lap import Lap, libraries
 from measure.process import Usage, noise, run
 from measure.scale import Size
 from measure.verdict import Judge, Verdict
@@ -134,7 +134,7 @@ def test_variants_of_ours_are_named_on_the_command_line(tmp_path: Path) -> None:
     assert command[-2:] == ["stream.depth=0", "batch.bytes=4096"]
     assert found.env(tmp_path, tmp_path)["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
     for wrong in ("theirs", "polars:a=b"):
-        with pytest.raises(SystemExit, match="is no contender; there are ours, naive_memory"):
+        with pytest.raises(SystemExit, match="is no contender; there are ours, hand_tuned, naive_memory"):
             parse(wrong)
 
 
@@ -143,6 +143,12 @@ def test_a_package_is_looked_for_where_it_would_run() -> None:
     assert present(CONTENDERS["ours"], "/no/such/python")
     assert present(CONTENDERS["duckdb"], sys.executable)
     assert not present(Contender("x", "x.py", "a_package_that_nobody_has"), sys.executable)
+
+
+def test_what_an_interpreter_loads_is_found() -> None:
+    """Else the first contender of a round would wait for the disk."""
+    names = {file.name for file in libraries(sys.executable)}
+    assert {"libtorch_cpu.so", f"_tensor.{sys.implementation.cache_tag}.pyc"} <= names
 
 
 # ---- process trees ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -180,4 +182,13 @@ def test_a_script_does_every_workload_it_says(
     """Those that need no process of their own."""
     _, *command = CONTENDERS[contender].command("python", WORKLOADS[name], inputs[name], tmp_path)
     in_scripts(command)
+    assert Judge(WORKLOADS[name], inputs[name]).look(tmp_path).right
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_tuned_script_does_them_all(name: str, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """It ends its process by itself."""
+    contender = CONTENDERS["hand_tuned"]
+    command = contender.command(sys.executable, WORKLOADS[name], inputs[name], tmp_path)
+    subprocess.run(command, env={**os.environ, **contender.env(tmp_path, tmp_path)}, check=True)
     assert Judge(WORKLOADS[name], inputs[name]).look(tmp_path).right

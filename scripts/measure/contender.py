@@ -69,6 +69,7 @@ class Contender:
 
 _ALL = (
     Contender("ours"),
+    Contender("hand_tuned", "hand_tuned.py"),
     Contender("naive_memory", "naive_memory.py"),
     Contender("naive_stream", "naive_stream.py"),
     Contender("dataloader", "torch_dataloader.py"),

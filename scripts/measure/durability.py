@@ -12,7 +12,7 @@ from statistics import median
 
 from measure import data, page
 from measure.contender import CONTENDERS
-from measure.lap import Lap, Track, insist, tell, warm
+from measure.lap import Lap, Track, insist, tell
 from measure.process import noise
 from measure.verdict import Judge
 from measure.workload import WORKLOADS, Workload
@@ -70,7 +70,6 @@ HEADER = ("workload", "job", "wall s", "CPU s", "cost, wall s", "cost, CPU s")
 def _rounds(workload: Workload, arguments: argparse.Namespace) -> dict[str, list[Lap]]:
     track, place = Track(arguments.to), workload.prepare(arguments.to, arguments.scale)
     judge = Judge(workload, place)
-    warm(workload.input(place))
     laps: dict[str, list[Lap]] = {step.name: [] for step in STEPS}
     for i in range(arguments.n + 1):
         for step in STEPS:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from measure.contender import Contender
@@ -49,9 +51,11 @@ class Track:
         ):
             folder, out = Path(name), Path(name) / "out"
             out.mkdir()
-            os.sync()  # nobody waits for what others wrote
-            command = contender.command(self.interpreter(contender), judge.workload, judge.place, out)
+            python = self.interpreter(contender)
+            command = contender.command(python, judge.workload, judge.place, out)
             env = contender.env(folder, Path(short))
+            os.sync()  # nobody waits for what others wrote
+            warm([*judge.workload.input(judge.place), *libraries(python)])
             usage, printed = run(command, folder, env=env, limit=self.timeout, memory=memory)
             return Lap(usage, self._verdict(usage, judge, out), printed)
 
@@ -62,12 +66,25 @@ class Track:
         return judge.look(out)
 
 
-def warm(files: Sequence[Path]) -> None:
-    """Read files, so that they are in the page cache for everybody."""
+def warm(files: Iterable[Path]) -> None:
+    """Read files, so that they are in the page cache for whoever comes next.
+
+    Some machines take what is there away within a minute, so that the first contender of a round would wait for the
+    disk, and the next one find what it has read.
+    """
+    block = bytearray(MIB)
     for file in files:
         with file.open("rb", buffering=0) as stream:
-            while stream.read(16 * MIB):
+            while stream.readinto(block):
                 pass
+
+
+@cache
+def libraries(python: str) -> tuple[Path, ...]:
+    """What an interpreter loads from its packages: shared libraries and compiled modules."""
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]
+    folder = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
+    return tuple(file for file in folder.rglob("*") if file.suffix == ".pyc" or ".so" in file.suffixes)
 
 
 def tell(what: str, lap: Lap, *, memory: bool = False) -> None:

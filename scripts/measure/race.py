@@ -14,7 +14,7 @@ from typing import Any
 
 from measure import data, page, plot
 from measure.contender import CONTENDERS, LIMIT, Contender, parse, present
-from measure.lap import Lap, Track, insist, tell, warm
+from measure.lap import Lap, Track, insist, tell
 from measure.process import MIB, noise
 from measure.verdict import Judge
 from measure.workload import WORKLOADS, Workload
@@ -141,7 +141,6 @@ def heat(workload: Workload, contenders: Sequence[Contender], arguments: argpars
     place = workload.prepare(arguments.to, arguments.scale)
     found = Heat(workload, arguments.scale, [_entry(each, workload, track) for each in contenders])
     judge = Judge(workload, place)
-    warm(workload.input(place))
     for i in range(arguments.n + 1):
         for entry in found.running:
             if entry.wrong is None:  # what is fast and wrong gets no figures
@@ -167,12 +166,12 @@ def _entry(contender: Contender, workload: Workload, track: Track) -> Entry:
 PAGE = """\
 Written by `scripts/bench run` ({n} rounds, scale {scale:g}) on {machine}.
 
-Contenders run in turn, A B C A B C, each as a whole process from start to exit, input in the page cache. Seconds:
-minimum / median. CPU is user and system time of the whole process tree. "Ours" and "limit" are ratios of medians: the
-wall to that of this stage, and the CPU to the least CPU time of decode, transform and encode alone, measured in the
-same rounds; half of that on two cores is the ideal wall. Memory is the peak over the tree, shared pages in proportion
-(PSS), and of it what no file stands behind, from a round of its own. Every output is compared with a float64 NumPy
-reference, order of rows included. {noise}
+Contenders run in turn, A B C A B C, each as a whole process from start to exit; input and libraries are read just
+before each, so that they are in the page cache. Seconds: minimum / median. CPU is user and system time of the whole
+process tree. "Ours" and "limit" are ratios of medians: the wall to that of this stage, and the CPU to the least CPU
+time of decode, transform and encode alone, measured in the same rounds; half of that on two cores is the ideal wall.
+Memory is the peak over the tree, shared pages in proportion (PSS), and of it what no file stands behind, from a round
+of its own. Every output is compared with a float64 NumPy reference, order of rows included. {noise}
 
 {tables}"""
 

@@ -11,7 +11,7 @@ from statistics import median
 
 from measure import data, page
 from measure.contender import CONTENDERS, parse
-from measure.lap import Lap, Track, insist, tell, warm
+from measure.lap import Lap, Track, insist, tell
 from measure.process import MIB, noise
 from measure.verdict import Judge
 from measure.workload import WORKLOADS, Workload
@@ -109,7 +109,6 @@ def _sizes(workload: Workload, arguments: argparse.Namespace) -> list[Size]:
 def _size(workload: Workload, arguments: argparse.Namespace, factor: float) -> Size:
     place = workload.prepare(arguments.to, factor)
     files = workload.input(place)
-    warm(files)
     return Size(Judge(workload, place), round(workload.rows * factor), sum(file.stat().st_size for file in files))
 
 

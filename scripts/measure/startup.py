@@ -14,7 +14,7 @@ from statistics import median
 
 from measure import data, page
 from measure.contender import CONTENDERS
-from measure.lap import Track, insist
+from measure.lap import Track, insist, libraries, warm
 from measure.process import Usage, noise, run
 from measure.verdict import Judge
 from measure.workload import WORKLOADS
@@ -59,6 +59,7 @@ def _round(judge: Judge, track: Track) -> dict[str, Usage]:
 
 def _python(code: str) -> Usage:
     with tempfile.TemporaryDirectory(prefix="startup-") as name:
+        warm(libraries(sys.executable))
         usage, printed = run([sys.executable, "-c", code], Path(name), env={}, limit=600)
     if usage.code:
         sys.exit(f"scripts/bench: python -c {code!r} failed:\n{printed}")
