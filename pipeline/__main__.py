@@ -6,6 +6,7 @@ Hydra composes the configuration and calls `_Door.job` once, or once for each jo
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import io
 import json
@@ -19,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from select import select
 from types import FrameType
@@ -51,7 +53,8 @@ log = logging.getLogger("pipeline")
 _SKIP = 99
 _TAKES_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
 _SHOW = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
-_RUN = ("--run", "-r", "--multirun", "-m")
+_MANY = ("--multirun", "-m")
+_RUN = ("--run", "-r", *_MANY)
 _KEPT = "finished parts are kept: run the same command again"
 
 
@@ -67,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _signals(door), _masked(door.mask), _patience(door), _hydra_process(args), watching():
         try:
             _check_fence(args)
+            if door.starting and not any(arg.split("=")[0] in (*_SHOW, *_MANY) for arg in args):
+                _open_torch()
             _hydra_main(door.job)
         except SystemExit as e:
             return door.stopped(e.code)
@@ -252,8 +257,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     _search_config_folders()
     if cfg.action is config.Action.audit:
         return _audit(config.output(cfg))
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: idle lanes must not spin
-    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")  # read when pyarrow loads: fresh pages are dear, so keep them
+    _tune_libraries()
     head: Head | None = None
     with ExitStack() as stack:
 
@@ -390,6 +394,31 @@ def _sets_date(arg: str) -> bool:
 
 
 # ---- the process -----------------------------------------------------------------------------------------------------
+
+
+def _tune_libraries() -> None:
+    """What libraries read when they are loaded, unless somebody has set it."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch: idle lanes must not spin
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # NumPy: nor must threads that it starts and never uses
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")  # pyarrow: fresh pages are dear, so keep them
+
+
+def _open_torch() -> None:
+    """Let the system open the largest library of torch while Hydra composes, on a processor that would have no work.
+
+    To import it takes the interpreter's lock for as long; a foreign function gives it up. Whatever goes wrong here, the
+    import finds it again and says so.
+    """
+    place = find_spec("torch")
+    library = Path(place.origin).with_name("lib") / "libtorch_cpu.so" if place and place.origin else None
+    if library is None or not library.exists():
+        return
+    _tune_libraries()
+    dlopen = ctypes.CDLL(None).dlopen
+    dlopen.argtypes, dlopen.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_void_p
+    threading.Thread(
+        target=dlopen, args=(os.fsencode(library), os.RTLD_NOW), name="pipeline-torch", daemon=True
+    ).start()
 
 
 @contextmanager

@@ -29,7 +29,6 @@ from pipeline.check.checks import parse
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.fence import VARIABLE, Fence, fence
 from pipeline.override import override
-from pipeline.policy import conversion
 from pipeline.secret import Mask, is_secret, seal
 from pipeline.sweep import objective
 from pipeline.target import prepare, source_hash, suggest, targets
@@ -444,6 +443,8 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"batch.bytes: expected a number of bytes, or auto; got {raw['batch']['bytes']!r}"
     known = {f.name for f in fields(Conversion)}  # any other key has been complained about
     if raw["conversion"].keys() <= known and not any(_later(value) for value in raw["conversion"].values()):
+        from pipeline.policy import conversion  # and NumPy, which reads its surroundings
+
         yield from _complaint(conversion, raw["conversion"])
     yield from _complaint(parse, raw["checks"])
     if raw["sweep"]["objective"] is not None:

@@ -2,7 +2,7 @@
 
 A **source** names **splits** and reads them as **columns**. A **transform** maps tensors to tensors. A **sink** opens a
 **writer** for each **task** and gets back the **files** of one **part**. A **device** moves arrays to tensors and back.
-An **engine** decides where the worker runs. Nothing here imports torch until a transform is applied.
+An **engine** decides where the worker runs. Nothing here imports NumPy or torch before there are rows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Union, runtime_checkable
 
-import numpy as np
-
 from pipeline.errors import TransformError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     from torch import Tensor
 
@@ -219,6 +218,8 @@ class Batch:
 
     def rows_at(self, index: Array | None) -> Array:
         """Places within the split of the rows at `index`; None for all."""
+        import numpy as np
+
         places = np.arange(self.first, self.first + self.rows) if self.places is None else self.places
         return places if index is None else places[index]
 

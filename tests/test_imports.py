@@ -19,7 +19,7 @@ PACKAGE = ROOT / "pipeline"
 # counts. Siblings never import each other: the __init__ of sources and transforms is what they share; device.__init__
 # chooses among the devices, none of which knows it.
 WAIST = ["core", "errors"]
-EDGES = ["columns", "batching", "files"]
+EDGES = ["columns", "batching", "files", "npy"]
 TABLE = {
     "errors": [],
     "core": ["errors"],
@@ -27,6 +27,7 @@ TABLE = {
     "columns": [*WAIST, "policy"],
     "tensors": WAIST,
     "files": WAIST,
+    "npy": WAIST,
     "compiling": WAIST,
     "timeline": [],
     "stream": [*WAIST, "timeline"],
@@ -52,7 +53,7 @@ TABLE = {
     "check.rules": [*WAIST, "columns", "check.checks", "check.condition", "check.seen"],
     "log": WAIST,
     "report": [*WAIST, "files", "memory", "plan", "check.rules"],
-    "check.aside": [*WAIST, "columns", "files", "sink.parquet"],
+    "check.aside": [*WAIST, "columns", "files", "npy", "sink.parquet"],
     "check.finding": [*WAIST, "columns", "check.aside", "check.rules", "check.seen"],
     "check.inspection": [*WAIST, "columns", "batching", "check.aside", "check.finding", "check.rules"],
     "sweep.__init__": [],
@@ -256,3 +257,9 @@ for name in sys.argv[1:]:
     names = [f"pipeline.{name}".removesuffix(".__init__") for name in light]
     done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_numpy_waits_for_its_surroundings() -> None:
+    """What it reads when it is loaded is set when a job begins."""
+    code = "import sys, pipeline.__main__; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

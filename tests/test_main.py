@@ -6,6 +6,8 @@ import gc
 import json
 import logging
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -775,3 +777,16 @@ def test_garbage_is_collected_again_once_all_is_loaded(tmp_path: Path, monkeypat
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc tells what opens a library")
+@pytest.mark.parametrize(
+    ("words", "opens"), [(["action=plan"], True), (["--cfg", "job"], False), (["-m", "x=1"], False)]
+)
+def test_torch_is_opened_while_hydra_composes(words: list[str], opens: bool, tmp_path: Path) -> None:
+    """By a foreign call, which leaves the interpreter to others, and only where torch is sure to be needed."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(tmp_path / "log")}
+    command = [sys.executable, "-m", "pipeline", *words, "sink.path=out"]
+    subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, check=False)
+    told = "".join(file.read_text() for file in tmp_path.glob("log.*"))
+    assert bool(re.search("libtorch_cpu.so .* dynamically loaded by .*ffi", told)) == opens

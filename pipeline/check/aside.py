@@ -23,7 +23,8 @@ from pipeline import columns
 from pipeline.columns import arrow_field
 from pipeline.core import Array, ArrayField, Column, Columns, File, Part, Schema, Split, Task, Writer
 from pipeline.errors import ConfigError, DTypeError
-from pipeline.files import Home, Publication, npy_header, raw, storage
+from pipeline.files import Home, Publication, storage
+from pipeline.npy import npy_header, raw
 
 if TYPE_CHECKING:
     from pipeline.sink.parquet import Parquet

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 from pipeline import columns as arrow
 from pipeline.core import ArrayField, Columns, File, Schema, Task
 from pipeline.errors import ConfigError, DTypeError, PipelineError
-from pipeline.files import Publication, check_suffix, home, npy_header, raw
+from pipeline.files import Publication, check_suffix, home
+from pipeline.npy import npy_header, raw
 
 _SUFFIX = ".npy"
 

@@ -13,7 +13,8 @@ from typing import IO, ClassVar, Literal
 from pipeline import columns as arrow
 from pipeline.core import ArrayField, Columns, File, Schema, Task
 from pipeline.errors import ConfigError, DTypeError, PipelineError
-from pipeline.files import Publication, check_suffix, home, npy_header, raw, storage
+from pipeline.files import Publication, check_suffix, home, storage
+from pipeline.npy import npy_header, raw
 
 _SUFFIX = ".npz"
 _CHUNK = 1 << 20

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.policy import Conversion
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NUMBERS = (
     "rows_per_second", "bytes_per_second", "seconds", "peak_memory_bytes", "bytes", "rows", "rows_in", "parts"
@@ -67,9 +67,12 @@ def _statistics(output: str, column: str) -> dict[str, float]:
 
 def _pieces(output: str, column: str) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.float64]], int]]:
     """The numbers of a column in the order of the parts, and how many nulls were between them."""
+    import numpy as np
+
     from pipeline import schema
     from pipeline.layout import VALID, layout
     from pipeline.manifest import read_manifest
+    from pipeline.policy import Conversion
 
     root = Path(output)
     folder = root if root.is_dir() else root.parent

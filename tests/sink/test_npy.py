@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from pipeline.core import ArrayField, Columns, Schema, Sink
 from pipeline.errors import ConfigError, DTypeError, PipelineError
-from pipeline.files import npy_header, raw
+from pipeline.npy import npy_header, raw
 from pipeline.sink.npy import Npy
 from pipeline.testing.sink import SinkContract, batches, task, write
 
