@@ -53,8 +53,9 @@ log = logging.getLogger("pipeline")
 _SKIP = 99
 _TAKES_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
 _SHOW = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
-_MANY = ("--multirun", "-m")
-_RUN = ("--run", "-r", *_MANY)
+_RUN = ("--run", "-r", "--multirun", "-m")
+_ONE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--run", "-r")
+_FIRST = ("action=audit", "hydra.mode=", "hydra.job.env_set")
 _KEPT = "finished parts are kept: run the same command again"
 
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _signals(door), _masked(door.mask), _patience(door), _hydra_process(args), watching():
         try:
             _check_fence(args)
-            if door.starting and not any(arg.split("=")[0] in (*_SHOW, *_MANY) for arg in args):
+            if door.starting and _runs_at_once(args):
                 _open_torch()
             _hydra_main(door.job)
         except SystemExit as e:
@@ -110,7 +111,7 @@ class _Door:
     """
 
     starting: ClassVar[bool] = False
-    """Whether garbage is not collected since the process began."""
+    """Whether this process is all ours and has not loaded much yet; garbage is not collected meanwhile."""
 
     args: list[str]
     verbose: bool
@@ -255,9 +256,9 @@ def _spelled(overrides: Mapping[str, str]) -> str:
 def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
     """Build the components and run or plan them. From here on torch is imported, but for an audit."""
     _search_config_folders()
+    _tune_libraries()
     if cfg.action is config.Action.audit:
         return _audit(config.output(cfg))
-    _tune_libraries()
     head: Head | None = None
     with ExitStack() as stack:
 
@@ -399,26 +400,31 @@ def _sets_date(arg: str) -> bool:
 def _tune_libraries() -> None:
     """What libraries read when they are loaded, unless somebody has set it."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch: idle lanes must not spin
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # NumPy: nor must threads that it starts and never uses
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy: nor those that it would start when it is loaded
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")  # pyarrow: fresh pages are dear, so keep them
+
+
+def _runs_at_once(args: Sequence[str]) -> bool:
+    """Whether torch will be wanted in this process, and nothing is to be set before it is loaded."""
+    flags = [arg.split("=")[0] for arg in args if arg.startswith("-")]
+    return all(flag in _ONE for flag in flags) and not any(arg.lstrip("+").startswith(_FIRST) for arg in args)
 
 
 def _open_torch() -> None:
     """Let the system open the largest library of torch while Hydra composes, on a processor that would have no work.
 
-    To import it takes the interpreter's lock for as long; a foreign function gives it up. Whatever goes wrong here, the
-    import finds it again and says so.
+    To import it takes the interpreter's lock for as long; a foreign function gives it up. Whoever loads another library
+    meanwhile waits for the system's own lock, as behind the import. What goes wrong here, the import finds again.
     """
-    place = find_spec("torch")
-    library = Path(place.origin).with_name("lib") / "libtorch_cpu.so" if place and place.origin else None
-    if library is None or not library.exists():
-        return
-    _tune_libraries()
-    dlopen = ctypes.CDLL(None).dlopen
-    dlopen.argtypes, dlopen.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_void_p
-    threading.Thread(
-        target=dlopen, args=(os.fsencode(library), os.RTLD_NOW), name="pipeline-torch", daemon=True
-    ).start()
+    with suppress(ImportError, OSError, RuntimeError, ValueError):  # none, unreadable, no thread, broken
+        place = find_spec("torch")
+        library = Path((place and place.origin) or "").with_name("lib") / "libtorch_cpu.so"
+        if library.exists():
+            _tune_libraries()
+            dlopen = ctypes.CDLL(None).dlopen
+            dlopen.argtypes, dlopen.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_void_p
+            given = (os.fsencode(library), os.RTLD_NOW)
+            threading.Thread(target=dlopen, args=given, name="pipeline-torch", daemon=True).start()
 
 
 @contextmanager

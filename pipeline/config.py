@@ -443,7 +443,7 @@ def _values(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"batch.bytes: expected a number of bytes, or auto; got {raw['batch']['bytes']!r}"
     known = {f.name for f in fields(Conversion)}  # any other key has been complained about
     if raw["conversion"].keys() <= known and not any(_later(value) for value in raw["conversion"].values()):
-        from pipeline.policy import conversion  # and NumPy, which reads its surroundings
+        from pipeline.policy import conversion  # loads NumPy, which waits until libraries are tuned
 
         yield from _complaint(conversion, raw["conversion"])
     yield from _complaint(parse, raw["checks"])

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.__main__ import _Door, main, split
+from pipeline.__main__ import _Door, _tune_libraries, main, split
 from pipeline.config import force
 from pipeline.day import date_add, today
 
@@ -781,12 +781,45 @@ def test_garbage_is_collected_again_once_all_is_loaded(tmp_path: Path, monkeypat
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc tells what opens a library")
 @pytest.mark.parametrize(
-    ("words", "opens"), [(["action=plan"], True), (["--cfg", "job"], False), (["-m", "x=1"], False)]
+    ("words", "code", "opens"),
+    [
+        (["action=plan"], 0, True),
+        (["-cd", ".", "batch.rows=none"], 2, True),
+        (["--cfg", "job"], 0, False),
+        (["--he"], 0, False),
+        (["-m", "action=plan"], 0, False),
+        (["hydra.mode=MULTIRUN", "action=plan"], 0, False),
+        (["action=audit"], 66, False),
+        (["+hydra.job.env_set.OMP_NUM_THREADS=1", "action=plan"], 0, False),
+    ],
 )
-def test_torch_is_opened_while_hydra_composes(words: list[str], opens: bool, tmp_path: Path) -> None:
-    """By a foreign call, which leaves the interpreter to others, and only where torch is sure to be needed."""
+def test_torch_is_opened_while_hydra_composes(words: list[str], code: int, opens: bool, tmp_path: Path) -> None:
+    """By a foreign call, which leaves the interpreter to others, and only where it will be needed as it is."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(tmp_path / "log")}
     command = [sys.executable, "-m", "pipeline", *words, "sink.path=out"]
-    subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, check=False)
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     told = "".join(file.read_text() for file in tmp_path.glob("log.*"))
-    assert bool(re.search("libtorch_cpu.so .* dynamically loaded by .*ffi", told)) == opens
+    assert done.returncode == code, done.stderr
+    assert "_ctypes" in told, "what was loaded is known"
+    assert bool(re.search("libtorch_cpu.so .* dynamically loaded by .*(ffi|_ctypes)", told)) == opens
+
+
+@pytest.mark.parametrize("torch", ["", "raise ImportError('broken')"])
+def test_a_torch_that_cannot_be_opened_hides_no_other_mistake(torch: str, tmp_path: Path) -> None:
+    """What is wrong with it is said by its import, if it comes to that."""
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    (tmp_path / "torch" / "__init__.py").write_text(torch)
+    (tmp_path / "torch" / "lib" / "libtorch_cpu.so").write_text("no library")
+    command = [sys.executable, "-m", "pipeline", "nokey=1", "sink.path=out"]
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "nokey" in done.stderr
+
+
+def test_what_somebody_has_set_for_libraries_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest gets what suits lanes."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    _tune_libraries()
+    assert (os.environ["OPENBLAS_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("3", "passive")

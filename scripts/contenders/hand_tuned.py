@@ -124,7 +124,7 @@ def arrays(name: str, place: Path, out: Path) -> None:
         with torch.inference_mode():
             result = call(torch.from_numpy(block)).numpy()
         data = result.reshape(-1).view(np.uint8).data
-        for i in range(0, len(data), 1 << 16):
+        for i in range(0, len(data), 1 << 16):  # longer writes take fresh memory in long pieces, which is dear
             os.pwrite(target.fileno(), data[i : i + (1 << 16)], head + start * row_bytes + i)
 
     with ThreadPoolExecutor(THREADS) as threads:

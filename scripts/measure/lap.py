@@ -55,7 +55,7 @@ class Track:
             command = contender.command(python, judge.workload, judge.place, out)
             env = contender.env(folder, Path(short))
             os.sync()  # nobody waits for what others wrote
-            warm([*judge.workload.input(judge.place), *libraries(python)])
+            warm([*libraries(python), *judge.workload.input(judge.place)])
             usage, printed = run(command, folder, env=env, limit=self.timeout, memory=memory)
             return Lap(usage, self._verdict(usage, judge, out), printed)
 
@@ -84,7 +84,7 @@ def libraries(python: str) -> tuple[Path, ...]:
     """What an interpreter loads from its packages: shared libraries and compiled modules."""
     where = [python, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]
     folder = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
-    return tuple(file for file in folder.rglob("*") if file.suffix == ".pyc" or ".so" in file.suffixes)
+    return tuple(f for f in folder.rglob("*") if (f.suffix == ".pyc" or ".so" in f.suffixes) and f.is_file())
 
 
 def tell(what: str, lap: Lap, *, memory: bool = False) -> None:
