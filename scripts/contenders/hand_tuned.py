@@ -19,8 +19,7 @@ gc.disable()
 os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["MIMALLOC_PURGE_DELAY"] = "-1"
 
-import constants  # noqa: E402  (what is set above is read when these load)
-import numpy as np  # noqa: E402
+import numpy as np  # noqa: E402  (what is set above is read when it loads)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,12 +45,14 @@ def tables(name: str, place: Path, out: Path) -> None:
         table = early.result() if early else read(file)
         del early
         with torch.inference_mode():
-            table = unit(table) if name == "W4" else scaled(table)
+            table = limit.unit(table) if name == "W4" else limit.scaled(table)
         pq.write_table(table, out / file.name, use_dictionary=words, data_page_size=1 << 17)
 
     with ThreadPoolExecutor(1) as reader:
         early = {file: reader.submit(read, file) for file in _first(files, EARLY_BYTES)}
         torch = _torch()
+        import limit  # the same encoding and transform, now that torch is there
+
         early = {file: table for file, table in early.items() if not table.cancel()}
     with ThreadPoolExecutor(THREADS + (name == "W3")) as threads:  # one more where each waits for the disk often
         for each in [threads.submit(made, file, early.pop(file, None)) for file in files]:
@@ -64,46 +65,12 @@ def _first(files: list[Path], size: int) -> list[Path]:
     return [file for file, end in zip(files, ends, strict=True) if end <= size]
 
 
-def scaled(table: pa.Table) -> pa.Table:
-    import pyarrow as pa
-    import torch
-    import transforms
-
-    made = {name: table[name] for name in table.column_names}
-    for feature, name in enumerate(constants.FEATURES):
-        chunks = [
-            pa.array(transforms.scale_one(torch.from_numpy(part), feature).numpy())
-            for chunk in table[name].chunks
-            for part in blocks(chunk.to_numpy())
-        ]
-        made[name] = pa.chunked_array(chunks)
-    return pa.table(made)
-
-
-def unit(table: pa.Table) -> pa.Table:
-    import pyarrow as pa
-    import torch
-    import transforms
-
-    chunks = [
-        pa.FixedSizeListArray.from_arrays(pa.array(transforms.unit(torch.from_numpy(part)).numpy().reshape(-1)), 128)
-        for chunk in table["x"].chunks
-        for part in blocks(chunk.flatten().to_numpy().reshape(-1, 128))
-    ]
-    return pa.table({"id": table["id"], "x": pa.chunked_array(chunks)})
-
-
-def blocks(array: np.ndarray) -> list[np.ndarray]:
-    rows = max(1, BLOCK_BYTES * len(array) // max(1, array.nbytes))
-    return [array[start : start + rows] for start in range(0, len(array), rows)]
-
-
 # ---- .npy ------------------------------------------------------------------------------------------------------------
 
 
 def arrays(name: str, place: Path, out: Path) -> None:
     source = np.load(place / "in" / "data.npy", mmap_mode="r")
-    rows = len(blocks(source)[0])
+    rows = max(1, BLOCK_BYTES // source[0].nbytes)
     shape, dtype = ((len(source), 64), "<f4") if name == "W2" else ((len(source), 3, 32, 32), "<f2")
     row_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
     target = (out / "out.npy").open("wb", buffering=0)
