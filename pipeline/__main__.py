@@ -54,8 +54,8 @@ _SKIP = 99
 _TAKES_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
 _SHOW = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 _RUN = ("--run", "-r", "--multirun", "-m")
-_ONE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--run", "-r")
-_FIRST = ("action=audit", "hydra.mode=", "hydra.job.env_set")
+_PLAIN = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--run", "-r")
+_LATER = ("action=audit", "hydra.mode=", "hydra.job.env_set")  # torch is not wanted here, or not as things are
 _KEPT = "finished parts are kept: run the same command again"
 
 
@@ -407,7 +407,7 @@ def _tune_libraries() -> None:
 def _runs_at_once(args: Sequence[str]) -> bool:
     """Whether torch will be wanted in this process, and nothing is to be set before it is loaded."""
     flags = [arg.split("=")[0] for arg in args if arg.startswith("-")]
-    return all(flag in _ONE for flag in flags) and not any(arg.lstrip("+").startswith(_FIRST) for arg in args)
+    return all(flag in _PLAIN for flag in flags) and not any(arg.lstrip("+").startswith(_LATER) for arg in args)
 
 
 def _open_torch() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from measure import data, durability, gpu, plot, race, scale, startup, supervise
 from measure.contender import CONTENDERS, LIMIT, ROOT, Contender, parse, present
-from measure.lap import Lap, libraries
+from measure.lap import Lap, libraries, warm
 from measure.process import Usage, noise, run
 from measure.scale import Size
 from measure.verdict import Judge, Verdict
@@ -149,6 +149,21 @@ def test_what_an_interpreter_loads_is_found() -> None:
     """Else the first contender of a round would wait for the disk."""
     names = {file.name for file in libraries(sys.executable)}
     assert {"libtorch_cpu.so", f"_tensor.{sys.implementation.cache_tag}.pyc"} <= names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes that a process reads")
+def test_to_warm_is_to_read_all(tmp_path: Path) -> None:
+    """Every byte of every file."""
+    files = [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_bytes(bytes(3 << 20))
+
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = read()
+    warm(files)
+    assert read() - before >= 6 << 20
 
 
 # ---- process trees ---------------------------------------------------------------------------------------------------
