@@ -19,7 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from select import select
@@ -277,7 +277,9 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
             from pipeline.device import resolve
             from pipeline.run import prepare, run
 
-        given = {**parts, "device": resolve(plain["device"]), "options": _options(cfg, plain, door)}
+        # The code of the user's functions is part of the identity; to find it imports torch, so it comes last.
+        options = replace(_options(cfg, plain, door), identity=config.fingerprint(plain, door.mask))
+        given = {**parts, "device": resolve(plain["device"]), "options": options}
         if plain["action"] == "plan":
             planned = prepare(**given).plan
             emit(planned.text())
@@ -288,7 +290,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
 
 
 def _options(cfg: DictConfig, plain: dict[str, Any], door: _Door) -> Options:
-    """What the configuration says beside its components."""
+    """What the configuration says beside its components, but for the identity of the output."""
     from pipeline.check.checks import parse
     from pipeline.policy import conversion
     from pipeline.run import Options
@@ -323,7 +325,6 @@ def _options(cfg: DictConfig, plain: dict[str, Any], door: _Door) -> Options:
         hide=door.mask.text,
         config=door.mask.data(plain),
         command=[door.mask.override(each) for each in _command(door.args, plain, clock)],
-        identity=config.fingerprint(plain, door.mask),
     )
 
 

@@ -596,6 +596,20 @@ def test_what_a_machine_cannot_give_now_may_be_there_later(here: Path, front: Fr
     assert "stream.writers" in err
 
 
+def test_reading_begins_before_the_code_of_the_user_is_loaded(here: Path, front: Front) -> None:
+    """With it torch is: the file that defines the transform is part of what the output is known by."""
+    Path("eager.py").write_text(
+        "from pipeline.source.npy import Npy\nimport threading\nbegun = threading.Event()\n"
+        "class Eager(Npy):\n    def read_only(self, *asked):\n        begun.set()\n"
+        "        yield from super().read_only(*asked)\n"
+    )
+    Path("usercode.py").write_text(f"import eager\nassert eager.begun.wait(10), 'nothing is read yet'\n{CODE}")
+    Path("my_conf/source").mkdir()
+    Path("my_conf/source/eager.yaml").write_text("_target_: eager.Eager\npath: x.npy\n")
+    code, _, err = front("--config-dir", "my_conf", "transform=mine", "source=eager", "sink=npy", "sink.path=y.npy")
+    assert code == 0, err
+
+
 def test_broken_yaml_names_its_file(here: Path, front: Front) -> None:
     """A configuration file that does not parse is a configuration error."""
     Path("my_conf/transform/mine.yaml").write_text("_target_: [")
