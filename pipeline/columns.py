@@ -272,7 +272,7 @@ def _parted(array: Array) -> Array:
 
 
 def _native(column: Array, name: str) -> Array:
-    if isinstance(column, np.ma.MaskedArray):
+    if type(column) is not np.ndarray and isinstance(column, np.ma.MaskedArray):  # to name it imports numpy.ma
         raise DTypeError(f"column {name!r} is a masked array; yield a pyarrow array with nulls instead")
     if _is_bits(column.dtype):
         return column.view(f"u{column.dtype.itemsize}")

@@ -80,7 +80,7 @@ def to_tensor(array: Array, name: str, *, share: bool) -> Tensor:
 
 
 def _tensor(array: Array, name: str, *, share: bool) -> Tensor:
-    if isinstance(array, np.ma.MaskedArray):
+    if type(array) is not np.ndarray and isinstance(array, np.ma.MaskedArray):  # to name it imports numpy.ma
         raise DTypeError(
             f"column {name!r} is a masked array, whose mask a tensor would lose; give it as an Arrow column"
         )

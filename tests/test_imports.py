@@ -263,3 +263,11 @@ def test_numpy_waits_for_its_surroundings() -> None:
     """What it reads when it is loaded is set when a job begins."""
     code = "import sys, pipeline.__main__; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_run_does_not_load_what_it_does_not_use(tmp_path: Path) -> None:
+    """Masked arrays are one: to ask for the class loads its module, which takes longer than a small batch."""
+    code = "import sys; from pipeline.__main__ import main; main(sys.argv[1:]); sys.exit('numpy.ma' in sys.modules)"
+    run = [sys.executable, "-c", code, "source=npy", "sink=npy", "transform=identity", f"sink.path={tmp_path}/out"]
+    assert subprocess.run(run, cwd=ROOT, check=False, capture_output=True).returncode == 0
+    assert list(tmp_path.glob("out/*.npy"))
