@@ -15,7 +15,7 @@ import pytest
 import torch
 from measure import data, durability, gpu, plot, race, scale, startup, supervise
 from measure.contender import CONTENDERS, LIMIT, ROOT, Contender, parse, present
-from measure.lap import Lap, libraries, warm
+from measure.lap import Lap, build, empty, libraries, warm
 from measure.process import Usage, noise, run
 from measure.scale import Size
 from measure.verdict import Judge, Verdict
@@ -164,6 +164,27 @@ def test_to_warm_is_to_read_all(tmp_path: Path) -> None:
     before = read()
     warm(files)
     assert read() - before >= 6 << 20
+
+
+def test_modules_of_a_checkout_are_compiled_before(tmp_path: Path) -> None:
+    """As those that pip installs, also where Python is told to write no bytecode."""
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/__init__.py").write_text("x = 1\n")
+    build(tmp_path / "pipeline")
+    assert [file.name for file in (tmp_path / "pipeline/__pycache__").iterdir()] == [
+        f"__init__.{sys.implementation.cache_tag}.pyc"
+    ]
+
+
+def test_a_lap_leaves_its_files_without_their_bytes(tmp_path: Path) -> None:
+    """At any depth; links stay what they are, and lead to what they led to."""
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "lap/out").mkdir(parents=True)
+    (tmp_path / "lap/out/a").write_text("much")
+    (tmp_path / "lap/link").symlink_to(tmp_path / "kept")
+    empty(tmp_path / "lap")
+    assert (tmp_path / "lap/out/a").stat().st_size == 0
+    assert (tmp_path / "lap/link").read_text() == "kept"
 
 
 # ---- process trees ---------------------------------------------------------------------------------------------------

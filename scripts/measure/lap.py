@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import compileall
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
-from measure.contender import Contender
+from measure.contender import SCRIPTS, Contender
 from measure.process import MIB, Usage, run
 from measure.verdict import Judge, Verdict
 
@@ -30,7 +33,7 @@ class Track:
     """Where laps are run.
 
     Attributes:
-        under: the folder of all input; each lap has a folder of its own in it, which is gone afterwards.
+        under: the folder of all input; each lap has a folder of its own in it, emptied after the lap.
         timeout: seconds after which a lap is ended.
         python: that runs what needs packages which this environment may not have.
     """
@@ -43,27 +46,56 @@ class Track:
         """The Python that runs a contender."""
         return self.python if contender.package else sys.executable
 
+    @cached_property
+    def _laps(self) -> str:
+        """The folder of all laps, removed with their files in the end.
+
+        Where a filesystem has no journal (ext4), the numbers of files that were just removed are passed over one by
+        one, and whoever makes hundreds of files after that waits for it.
+        """
+        folder = tempfile.mkdtemp(prefix="laps-", dir=self.under)
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
     def lap(self, contender: Contender, judge: Judge, *, memory: bool = False) -> Lap:
         """Run a contender; looking at its memory slows it down, so that its times are then no figures."""
-        with (
-            tempfile.TemporaryDirectory(prefix="lap-", dir=self.under) as name,
-            tempfile.TemporaryDirectory(prefix="lap-") as short,
-        ):
-            folder, out = Path(name), Path(name) / "out"
+        folder = Path(tempfile.mkdtemp(prefix="lap-", dir=self._laps))
+        with tempfile.TemporaryDirectory(prefix="lap-") as short:
+            out = folder / "out"
             out.mkdir()
             python = self.interpreter(contender)
             command = contender.command(python, judge.workload, judge.place, out)
             env = contender.env(folder, Path(short))
+            for source in (contender.checkout / "pipeline", contender.checkout / "hydra_plugins", SCRIPTS):
+                build(source)
             os.sync()  # nobody waits for what others wrote
             warm([*libraries(python), *judge.workload.input(judge.place)])
             usage, printed = run(command, folder, env=env, limit=self.timeout, memory=memory)
-            return Lap(usage, self._verdict(usage, judge, out), printed)
+            verdict = self._verdict(usage, judge, out)
+        empty(folder)
+        return Lap(usage, verdict, printed)
 
     def _verdict(self, usage: Usage, judge: Judge, out: Path) -> Verdict:
         if usage.code:
             ended = usage.wall >= self.timeout
             return Verdict(False, f"ended after {usage.wall:.0f} s" if ended else f"exit code {usage.code}")
         return judge.look(out)
+
+
+def empty(folder: Path) -> None:
+    """Give back the room of all files in a folder, which stay."""
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            os.truncate(file, 0)
+
+
+@cache
+def build(folder: Path) -> None:
+    """Compile the modules in a folder, as pip does with those that it installs.
+
+    Where Python is told to write no bytecode, what runs from a checkout would be compiled at each start.
+    """
+    compileall.compile_dir(folder, quiet=1)
 
 
 def warm(files: Iterable[Path]) -> None:

@@ -167,11 +167,12 @@ PAGE = """\
 Written by `scripts/bench run` ({n} rounds, scale {scale:g}) on {machine}.
 
 Contenders run in turn, A B C A B C, each as a whole process from start to exit; input and libraries are read just
-before each, so that they are in the page cache. Seconds: minimum / median. CPU is user and system time of the whole
-process tree. "Ours" and "limit" are ratios of medians: the wall to that of this stage, and the CPU to the least CPU
-time of decode, transform and encode alone, measured in the same rounds; half of that on two cores is the ideal wall.
-Memory is the peak over the tree, shared pages in proportion (PSS), and of it what no file stands behind, from a round
-of its own. Every output is compared with a float64 NumPy reference, order of rows included. {noise}
+before each, so that they are in the page cache, and what runs from a checkout is compiled, as what is installed is.
+Seconds: minimum / median. CPU is user and system time of the whole process tree. "Ours" and "limit" are ratios of
+medians: the wall to that of this stage, and the CPU to the least CPU time of decode, transform and encode alone,
+measured in the same rounds; half of that on two cores is the ideal wall. Memory is the peak over the tree, shared pages
+in proportion (PSS), and of it what no file stands behind, from a round of its own. Every output is compared with a
+float64 NumPy reference, order of rows included. {noise}
 
 {tables}"""
 
