@@ -256,6 +256,17 @@ class Selective(Protocol):
         """
 
 
+@runtime_checkable
+class KeepsWords(Protocol):
+    """A source that can leave the words of a column as they are stored: few of them, and a code for each row."""
+
+    def read_words(self, split: Split, columns: Sequence[str], rows: int, words: Sequence[str]) -> Iterator[Columns]:
+        """As `read_only`. Of the columns in `words`, strings and binaries, any may come as dictionaries of int32.
+
+        Which of them do depends on what is stored in the split alone; a column comes in one way in all its chunks.
+        """
+
+
 def decodes(source: Source) -> bool:
     """Whether to read is more than to copy, by the attribute ``decodes``; sources that say nothing do."""
     return getattr(source, "decodes", True) is not False
@@ -297,6 +308,14 @@ class Sink(Protocol):
 
     def open(self, task: Task, schema: Schema) -> Writer:
         """Start a part. `schema` is what `accept` was given; every `write` has just those columns, in that order."""
+
+
+@runtime_checkable
+class StoresWords(Protocol):
+    """A sink that can do with words and codes where strings or binaries are declared; it stores what is declared."""
+
+    def words(self, schema: Schema) -> tuple[str, ...]:
+        """Columns that `write` takes as dictionaries of int32, too; some chunks of a part may come as declared."""
 
 
 class Device(Protocol):

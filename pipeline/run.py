@@ -24,6 +24,7 @@ from pipeline.core import (
     Device,
     Engine,
     Fittable,
+    KeepsWords,
     Part,
     Schema,
     Selective,
@@ -31,6 +32,7 @@ from pipeline.core import (
     Sink,
     Source,
     Split,
+    StoresWords,
     Task,
     Tensors,
     Transform,
@@ -52,7 +54,7 @@ from pipeline.progress import progress
 from pipeline.report import Report, quarantined, versions
 from pipeline.stream import Flow, Headstart
 from pipeline.watchdog import Watchdog
-from pipeline.worker import Ways, Worker, chunk_bytes, probe, taste
+from pipeline.worker import Ways, Worker, chunk_bytes, probe, read_wanted, taste
 
 if TYPE_CHECKING:
     from pipeline.page.recorder import Recorder
@@ -194,6 +196,7 @@ class Stage:
             _computers(transform, self.device, self.plan.layout, options),
             1 if self.sink.single else options.writers or min(_MOST_LANES, _cores()),
             0 if recorder else self._whole(transform),
+            words=_words(self.source, self.sink, self.plan.splits, self.plan.layout, options),
             head=head,
         )
         if recorder is not None:
@@ -256,10 +259,23 @@ def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
         schema, splits = source.schema(), source.splits()
         chosen = layout(schema, options.columns, options.carry, options.conversion)
         rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes or _BATCH_BYTES)
-        chunks = ((split.id, source.read_only(split, chosen.needed, rows)) for split in splits)
+        words = _words(source, sink, splits, chosen, options)
+        chunks = ((split.id, read_wanted(source, split, chosen.needed, rows, words)) for split in splits)
         budget = options.stream_bytes // _LANES
         return Headstart(chunks, chunk_bytes, budget if decodes(source) else min(budget, _COPIED_AHEAD))
     return None
+
+
+def _words(source: Source, sink: Sink, splits: Sequence[Split], chosen: Layout, options: Options) -> tuple[str, ...]:
+    """Carried columns that may go from file to file as words and codes: where nobody looks at them on the way.
+
+    Not where a file is made of several splits, of which some may come so and others not.
+    """
+    if not isinstance(source, KeepsWords) or not isinstance(sink, StoresWords) or (sink.single and len(splits) > 1):
+        return ()
+    seen = options.html or options.checks != Checks()
+    takes = () if seen else sink.words(chosen.schema)
+    return tuple(name for name in chosen.carried if name in takes)
 
 
 def run(

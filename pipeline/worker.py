@@ -30,6 +30,7 @@ from pipeline.core import (
     Columns,
     Device,
     Fittable,
+    KeepsWords,
     Output,
     Part,
     Schema,
@@ -120,6 +121,8 @@ class Worker:
     look_in: Callable[[Arrays], None] = field(default=lambda _: None)
     look_out: Callable[[Arrays], None] = field(default=lambda _: None)
     look_past: Callable[[Columns], None] = field(default=lambda _: None)
+    words: tuple[str, ...] = ()
+    """Carried columns that the sink takes as words and codes, too."""
     head: Headstart[str, Columns] | None = None
     """Splits that are being read already, by id, with all columns that are wanted."""
     ceiling: int = 0
@@ -198,7 +201,7 @@ class Worker:
         wanted = [name for name in self.layout.schema.names if name in needed]
         early = None if self.head is None else self.head.take(split.id)
         if early is None:
-            return self.source.read_only(split, wanted, rows)
+            return read_wanted(self.source, split, wanted, rows, self.words)
         return ({name: chunk[name] for name in wanted} for chunk in early)
 
     def _upload(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Staged]]:
@@ -403,6 +406,15 @@ class Worker:
             yield 0, total if part is None else transform.merge(total, part)
 
         return learn
+
+
+def read_wanted(
+    source: Selective, split: Split, columns: Sequence[str], rows: int, words: Sequence[str]
+) -> Iterator[Columns]:
+    """These columns of a split, some of them perhaps as words and codes."""
+    if words and isinstance(source, KeepsWords):
+        return source.read_words(split, columns, rows, words)
+    return source.read_only(split, columns, rows)
 
 
 def _sow(seed: int, device: str) -> None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.check.checks import parse
 from pipeline.core import Columns, Output, Schema, Split, Task, Writer
 from pipeline.device.cpu import Cpu
 from pipeline.engine.local import Local
@@ -23,7 +24,9 @@ from pipeline.errors import ConfigError, DataError, DTypeError, OutputError, Ret
 from pipeline.manifest import read_manifest
 from pipeline.policy import Conversion, Policy
 from pipeline.run import Options, head_start, plan, run
+from pipeline.sink.npz import Npz
 from pipeline.sink.parquet import Parquet
+from pipeline.source.parquet import Parquet as ParquetSource
 from pipeline.transform.standardize import Standardize
 from pipeline.worker import FIT_ROWS
 from tests.fakes import FailAt, Rows, run_rows, same, table
@@ -414,7 +417,76 @@ def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
     assert (source.asked, made["rows"]) == ([(("id",), 16)], 250)
 
 
-def headed(source: Choosy, out: Path, transform: Any = same, **given: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Watched(ParquetSource):
+    """Keeps account of the columns that may come as words and codes."""
+
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def read_words(self, split: Split, columns: Sequence[str], rows: int, words: Sequence[str]) -> Iterator[Columns]:
+        self.asked.append(tuple(words))
+        yield from super().read_words(split, columns, rows, words)
+
+
+SPLITS = 3
+WORDY = 70_000
+"""Rows of a file in which it is worth to look for words."""
+
+
+@pytest.fixture(scope="module")
+def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of few words, of many, and of few again; nulls among them."""
+    folder = tmp_path_factory.mktemp("wordy")
+    for i in range(SPLITS):
+        words = [None if n % 11 == 3 else f"{n if i == 1 else n % 5}" for n in range(WORDY)]
+        rows = {"x": np.arange(WORDY, dtype=np.float32), "word": pa.array(words), "raw": [b"ab", b""] * (WORDY // 2)}
+        pq.write_table(pa.table(rows), folder / f"{i}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "out", "expected"),
+    [
+        pytest.param({}, "out", ("word", "raw"), id="all that is carried"),
+        pytest.param({"carry": ["raw"]}, "out", ("raw",), id="what is carried"),
+        pytest.param({"checks": parse({"input": [{"column": "x", "max": 1e9}]})}, "out", None, id="not past checks"),
+        pytest.param({"html": True}, "out", None, id="not past a page"),
+        pytest.param({}, "out.parquet", None, id="not from several splits into one file"),
+        pytest.param({"sink": Parquet("out", dictionary=False)}, "out", None, id="not where they are stored as words"),
+        pytest.param({"sink": Npz("out"), "carry": "none"}, "out", None, id="not to a sink that knows of none"),
+    ],
+)
+def test_words_travel_as_codes_where_nobody_looks_at_them(
+    tmp_path: Path, wordy: Path, options: dict[str, Any], out: str, expected: tuple[str, ...] | None
+) -> None:
+    """Where they may, the source is told; where not, it is not asked for any."""
+    source = Watched(str(wordy))
+    given = {"columns": ["x"], "batch_rows": 16_384} | options
+    sink: Any = given.pop("sink", Parquet(out))
+    sink = replace(sink, path=str(tmp_path / out))
+    run_rows(source, same, tmp_path, sink=sink, **given)
+    assert source.asked == [expected or ()] * SPLITS
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_words_that_travel_as_codes_come_back(tmp_path: Path, wordy: Path, *, moved: bool) -> None:
+    """Values, nulls, types and order, also of rows that the transform moves; the bytes do not depend on batches."""
+
+    def reverse(tensors: Any) -> Any:
+        return Output({"x": tensors["x"].flip(0)}, rows=torch.arange(len(tensors["x"]) - 1, -1, -1))
+
+    transform = reverse if moved else same
+    run_rows(ParquetSource(str(wordy)), transform, tmp_path / "a", columns=["x"], batch_rows=WORDY)
+    expected = pq.read_table(wordy)
+    if moved:
+        expected = pa.concat_tables([expected.slice(i * WORDY, WORDY)[::-1] for i in range(SPLITS)])
+    assert read(tmp_path / "a").equals(expected, check_metadata=True)
+    if not moved:
+        run_rows(ParquetSource(str(wordy)), transform, tmp_path / "b", columns=["x"], batch_rows=10_007)
+        assert digests(tmp_path / "b") == digests(tmp_path / "a")
+
+
+def headed(source: Any, out: Path, transform: Any = same, **given: Any) -> dict[str, Any]:
     """A run with a head start, as the front door makes one."""
     options = replace(Options(batch_rows=16, progress="none", columns=["x"]), **given)
     sink = Parquet(str(out))
@@ -443,6 +515,15 @@ def test_a_fit_pass_takes_what_was_read_early(tmp_path: Path) -> None:
     headed(source, tmp_path / "a", Standardize())
     assert len(source.asked) == 2 * len(source.splits())
     run_rows(Rows(table()), Standardize(), tmp_path / "b", columns=["x"])
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_what_is_read_early_comes_as_words_and_codes_too(tmp_path: Path, wordy: Path) -> None:
+    """And makes the same bytes."""
+    source = Watched(str(wordy))
+    headed(source, tmp_path / "a", batch_rows=16_384)
+    assert source.asked == [("word", "raw")] * SPLITS
+    run_rows(ParquetSource(str(wordy)), same, tmp_path / "b", columns=["x"], batch_rows=16_384)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
 

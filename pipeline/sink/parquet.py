@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -44,6 +45,9 @@ class Parquet:
     Types, nullability and the metadata of table and columns are kept; what Parquet would give back as another type is
     refused by name. Of a dictionary-typed column each row group keeps the values that occur in it, in their order; if
     the dictionary is ordered it keeps them all, as do dictionaries inside of lists and structs.
+
+    Strings and binaries may come as words and codes; what is stored and declared are words. Codes may take other
+    numbers of bits then, so that the bytes of a part depend on how its first rows came, too: see `StoresWords`.
 
     Args:
         path: ``name.parquet`` for one file, else a folder with one part for each task.
@@ -125,29 +129,42 @@ class Parquet:
 
     def place(self, task: Task, schema: Schema, where: Home, name: str) -> ParquetWriter:
         """As `open`, under another name and in another output."""
-        table, stored, options = self._told(schema)
-        row_bytes = self._row_bytes(table, task)
+        told = self._told(schema, frozenset())
+        row_bytes = self._row_bytes(told.table, task)
         rows, piece_rows = self._rows(row_bytes), _power_of_two(_PIECE_BYTES / row_bytes)
         words = Words()
 
-        def start(folder: str) -> ParquetFile:
+        def tell(columns: Columns) -> Told:
+            return self._told(schema, _coded(columns, told.table, self.words(schema)))
+
+        def start(folder: str, told: Told) -> ParquetFile:
             durable = self.durability == "full"
             publication = Publication(where, folder + name, durable=durable, cached=self.cached)
-            return ParquetFile(publication, stored, options, rows, piece_rows, words, direct=not self.partition_by)
+            return ParquetFile(publication, told, rows, piece_rows, words, direct=not self.partition_by)
 
-        return ParquetWriter(start, table, stored, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
+        return ParquetWriter(tell, start, told, tuple(self.partition_by), self.max_open_partitions, task.rows, words)
 
-    def _told(self, schema: Schema) -> tuple[pa.Schema, pa.Schema, dict[str, Any]]:
-        """The table, what of it is in the files, and what Arrow's writer is told: the same for all tasks of a run."""
-        kept = self._last.get("told")
+    def words(self, schema: Schema) -> tuple[str, ...]:
+        """Strings and binaries that are stored as dictionaries anyway. Those that name folders are not."""
+        if isinstance(self.dictionary, bool):
+            names = schema.names if self.dictionary else ()
+        else:
+            names = schema.names if self.dictionary == "auto" else tuple(self.dictionary)
+        words = [f.name for f in schema.fields if getattr(f, "type", None) in _WORDS]
+        return tuple(name for name in words if name in names and name not in self.partition_by)
+
+    def _told(self, schema: Schema, coded: frozenset[str]) -> Told:
+        """What the writers are told: the same for all tasks of a run whose rows come with the same columns coded."""
+        kept = self._last.get(coded)
         if kept is None or kept[0] is not schema:
             table = self._table(schema)
             stored = self._in_files(table)
-            kept = self._last["told"] = (schema, table, stored, self._options(stored))
-        return kept[1:]
+            told = Told(table, stored, self._options(stored))
+            kept = self._last[coded] = (schema, told.coded(coded) if coded else told)
+        return kept[1]
 
     @cached_property
-    def _last(self) -> dict[str, tuple[Schema, pa.Schema, pa.Schema, dict[str, Any]]]:
+    def _last(self) -> dict[frozenset[str], tuple[Schema, Told]]:
         """What the last schema came to."""
         return {}
 
@@ -311,6 +328,55 @@ def _is_key(type_: pa.DataType) -> bool:
     return any(is_a(type_) for is_a in (*text, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date32))
 
 
+_WORDS = (pa.string(), pa.binary())
+"""Types whose columns are taken as dictionaries, too."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the writers of a part are told.
+
+    Attributes:
+        table: types of the rows.
+        stored: types of the rows in the files, as Arrow's writer is given them.
+        options: of that writer.
+        declared: types that the files declare; None if those are `stored`.
+    """
+
+    table: pa.Schema
+    stored: pa.Schema
+    options: dict[str, Any]
+    declared: pa.Schema | None = None
+
+    def coded(self, names: frozenset[str]) -> Told:
+        """The same files for rows of which these columns come as words and codes."""
+        table, stored = _with_codes(self.table, names), _with_codes(self.stored, names)
+        return Told(table, stored, self.options | {"store_schema": False}, self.stored)
+
+    @property
+    def footer(self) -> dict[bytes, bytes]:
+        """What Arrow's writer would put into the footer by itself, were it given the types that are declared."""
+        if self.declared is None:
+            return {}
+        schema = base64.b64encode(self.declared.serialize().to_pybytes())
+        return {**(self.declared.metadata or {}), b"ARROW:schema": schema}
+
+
+def _coded(columns: Columns, table: pa.Schema, takes: Sequence[str]) -> frozenset[str]:
+    """Columns that come as words and codes where `table` declares the words."""
+    types = {name: getattr(columns.get(name), "type", None) for name in takes}
+    return frozenset(name for name in takes if types[name] == _codes(table.field(name).type))
+
+
+def _codes(words: pa.DataType) -> pa.DataType:
+    return pa.dictionary(pa.int32(), words)
+
+
+def _with_codes(schema: pa.Schema, coded: frozenset[str]) -> pa.Schema:
+    fields = [field.with_type(_codes(field.type)) if field.name in coded else field for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
 # ---- the writers -----------------------------------------------------------------------------------------------------
 
 
@@ -352,8 +418,7 @@ class ParquetFile:
 
     Args:
         publication: the file; aborted if not even the writer can be made.
-        schema: of the file.
-        options: of pyarrow's writer.
+        told: schema of the file, and what Arrow's writer is told.
         rows: of a row group.
         piece_rows: of a piece.
         words: of the dictionary columns of the part.
@@ -364,8 +429,7 @@ class ParquetFile:
     def __init__(
         self,
         publication: Publication,
-        schema: pa.Schema,
-        options: dict[str, Any],
+        told: Told,
         rows: int,
         piece_rows: int,
         words: Words,
@@ -375,7 +439,7 @@ class ParquetFile:
         self.rows = 0
         self._words = words
         self._publication = publication
-        self._schema = schema
+        self._schema = schema = told.stored
         self._group_rows = rows
         self._piece_rows = piece_rows
         self._held: list[pa.RecordBatch] = []
@@ -387,7 +451,9 @@ class ParquetFile:
         try:
             with storage(publication.final):
                 self._out = pa.OSFile(str(publication.temp), "wb") if direct else publication
-                self._parquet = pq.ParquetWriter(self._out, schema, **options)
+                self._parquet = pq.ParquetWriter(self._out, schema, **told.options)
+                if told.declared is not None:
+                    self._parquet.add_key_value_metadata(told.footer)
         except BaseException:
             publication.abort()
             raise
@@ -483,36 +549,39 @@ class ParquetWriter:
 
     def __init__(
         self,
-        start: Callable[[str], ParquetFile],
-        table: pa.Schema,
-        stored: pa.Schema,
+        tell: Callable[[Columns], Told],
+        start: Callable[[str, Told], ParquetFile],
+        told: Told,
         keys: tuple[str, ...],
         limit: int,
         rows: int | None,
         words: Words,
     ) -> None:
         self._words = words
+        self._tell = tell
         self._start = start
-        self._table = table
-        self._stored = stored
+        self._told = told
         self._keys = keys
         self._limit = limit
         self._expected = rows
         self._rows = 0
-        self._files = {} if keys else {"": start("")}
+        self._files: dict[str, ParquetFile] = {}
 
     def write(self, columns: Columns) -> None:
         """Append rows, in order within each file."""
-        if list(columns) != self._table.names:
-            raise PipelineError(f"expected columns {self._table.names}; got {list(columns)}")
+        if list(columns) != self._told.table.names:
+            raise PipelineError(f"expected columns {self._told.table.names}; got {list(columns)}")
         if len(lengths := {len(column) for column in columns.values()}) != 1:
             raise PipelineError(f"columns of {sorted(lengths)} rows cannot be written side by side")
-        arrays = [arrow.to_arrow(c, f) for c, f in zip(columns.values(), self._table, strict=True)]
-        batch = pa.RecordBatch.from_arrays(arrays, schema=self._table)
+        if not self._files:  # the first rows decide, which are those of the first split
+            self._told = self._tell(columns)
+        table = self._told.table
+        arrays = [arrow.to_arrow(c, f) for c, f in zip(columns.values(), table, strict=True)]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=table)
         self._words.see(batch)
         self._rows += batch.num_rows
         for folder, rows in _by_folder(batch, self._keys) if self._keys else [("", batch)]:
-            self._file(folder).write(_recast(rows, self._stored))
+            self._file(folder).write(_recast(rows, self._told.stored))
 
     def _file(self, folder: str) -> ParquetFile:
         if folder not in self._files:
@@ -521,13 +590,15 @@ class ParquetWriter:
                     f"sink.partition_by={list(self._keys)} makes more than {self._limit} folders in one task. "
                     "Partition by columns of fewer values, or raise sink.max_open_partitions: each folder takes memory"
                 )
-            self._files[folder] = self._start(folder)
+            self._files[folder] = self._start(folder, self._told)
         return self._files[folder]
 
     def close(self) -> tuple[File, ...]:
         """Finish all files, then publish them one after the other."""
         if self._expected not in (None, self._rows):
             raise PipelineError(f"expected {self._expected} rows for this part; got {self._rows}")
+        if not self._keys:
+            self._file("")  # there, also if no row came
         files = [self._files[folder] for folder in sorted(self._files)]
         for file in files:
             file.finish()

@@ -33,6 +33,8 @@ _SUFFIXES = (".parquet", ".parq", ".pq")
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _LEAST_ROWS, _LEAST_BYTES = 65536, 4 << 20  # what is decoded at once: less is slower, more leaves the cache
+_PROBED_ROWS, _PROBES = 8192, 16  # of a row group, and row groups of a split, to see if a column has few words
+_WORTH_ROWS = 65536  # of a row group: to look takes as long as decoding the words of fewer rows
 _BUFFER_BYTES = 1 << 20  # of each column, instead of the whole column chunk: memory does not grow with row groups
 
 
@@ -120,10 +122,12 @@ class Parquet:
         return footer
 
     @contextmanager
-    def _open(self, path: str) -> Iterator[pq.ParquetFile]:
+    def _open(self, path: str, words: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+        """A file; the columns in `words` are decoded as dictionaries."""
         with pa.OSFile(path) as file:  # given a name, pyarrow looks for its filesystem first, which takes longer
             yield pq.ParquetFile(
                 file,
+                read_dictionary=list(words) or None,
                 buffer_size=_BUFFER_BYTES,
                 pre_buffer=False,
                 page_checksum_verification=self.page_checksum,
@@ -151,6 +155,10 @@ class Parquet:
 
     def read_only(self, split: Split, columns: Sequence[str], rows: int) -> Iterator[Columns]:
         """As `read`; columns that are not asked for are not decoded, unless the filter needs them."""
+        return self.read_words(split, columns, rows, ())
+
+    def read_words(self, split: Split, columns: Sequence[str], rows: int, words: Sequence[str]) -> Iterator[Columns]:
+        """As `read_only`; of the columns in `words`, those come as dictionaries that have few words."""
         table = self._survey[0]
         fields = [table.field(name) for name in columns]
         known = _known(table, split.extra)
@@ -158,14 +166,36 @@ class Parquet:
         names = [f.name for f in fields if f.name not in known.schema.names]
         with reading(split.path, split.version, f"row_groups={split.start}-{split.stop}"):
             some = False
-            for batch in self._batches(split, names, left, rows) if split.start < split.stop else ():
-                yield {f.name: _column(f, batch, known) for f in fields}
+            few = self._few(split, [f for f in fields if f.name in words and f.name in names], left)
+            for batch in self._batches(split, names, left, rows, few) if split.start < split.stop else ():
+                yield {f.name: _column(f, batch, known, coded=f.name in few) for f in fields}
                 some = True
         if not some:
             yield {f.name: pa.nulls(0, f.type) for f in fields}
 
-    def _batches(self, split: Split, names: list[str], left: Filter, rows: int) -> Iterator[pa.RecordBatch]:
-        with self._open(split.path) as parquet:
+    def _few(self, split: Split, fields: Sequence[pa.Field], left: Filter) -> list[str]:
+        """Which of these columns have few words, by the first rows of some row groups.
+
+        Of a column that is stored as a dictionary, the first row brings all words of its row group.
+        """
+        asked = [f.name for f in fields if f.type in _WORDS and "." not in f.name and f.name not in left.columns]
+        if not asked or split.start == split.stop:
+            return []
+        with self._open(split.path, asked) as parquet:
+            sizes = {i: parquet.metadata.row_group(i).num_rows for i in range(split.start, split.stop)}
+            worth = [i for i, rows in sizes.items() if rows >= _WORTH_ROWS]
+            for group in worth[:: -(-len(worth) // _PROBES) or 1]:
+                probe = parquet.iter_batches(_PROBED_ROWS, [group], columns=asked, use_threads=False)
+                first, most = next(probe), min(_PROBED_ROWS // 2, sizes[group] // 16)
+                asked = [name for name in asked if len(first.column(name).dictionary) <= most]
+                if not asked:
+                    break
+        return asked if worth else []
+
+    def _batches(
+        self, split: Split, names: list[str], left: Filter, rows: int, few: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        with self._open(split.path, few) as parquet:
             groups = range(split.start, split.stop)
             if left.always:
                 yield from self._scan(parquet, groups, names, rows)
@@ -296,13 +326,27 @@ def _known(table: pa.Schema, keys: Keys) -> pa.RecordBatch:
     return pa.record_batch(columns)
 
 
-def _column(field: pa.Field, batch: pa.RecordBatch, known: pa.RecordBatch) -> pa.Array:
+_WORDS = (pa.string(), pa.binary())
+"""Types whose columns may be left as dictionaries."""
+
+
+def _column(field: pa.Field, batch: pa.RecordBatch, known: pa.RecordBatch, *, coded: bool) -> pa.Array:
     if field.name in known.schema.names:
         return pa.repeat(known.column(field.name)[0], batch.num_rows)
     column, stored = batch.column(field.name), arrow.parquet_field(field)
+    if coded and column.type == pa.dictionary(pa.int32(), field.type):
+        _check_codes(field.name, column)
+        return column
     if column.type != stored.type:
         raise ValueError(f"column {field.name!r} is {column.type}; the first file's footer says {stored.type}")
     return arrow.recast(column, field)
+
+
+def _check_codes(name: str, column: pa.DictionaryArray) -> None:
+    """Refuse codes for which there is no word, as a damaged file has them: who looks one up ends the process."""
+    bounds, most = pc.min_max(column.indices).as_py(), len(column.dictionary) - 1
+    if bounds["max"] is not None and not 0 <= bounds["min"] <= bounds["max"] <= most:
+        raise ValueError(f"column {name!r} has codes {bounds['min']}..{bounds['max']} for {most + 1} words")
 
 
 def _passing(batch: pa.RecordBatch, mask: pa.BooleanArray) -> pa.RecordBatch:

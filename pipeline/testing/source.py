@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.batching import join, rows_of
-from pipeline.core import ArrayField, Column, Columns, Field, Schema, Selective, Source, Split
+from pipeline.core import ArrayField, Column, Columns, Field, KeepsWords, Schema, Selective, Source, Split
 
 
 def read_split(source: Source, split: Split) -> Columns:
@@ -97,6 +97,21 @@ class SourceContract:
                 assert all(tuple(chunk) == names for chunk in chunks)
                 assert_same_rows(join(chunks), {name: whole[name] for name in names})
 
+    def test_words_may_be_left_as_codes(self, tmp_path: Path) -> None:
+        """A source that keeps words gives the same rows, each column in one way, and codes only where it was asked."""
+        source = self.make(tmp_path)
+        if not isinstance(source, KeepsWords):
+            return
+        names = source.schema().names
+        for split in source.splits():
+            for words in (names, names[:1], ()):
+                chunks = list(source.read_words(split, names, 3, words))
+                coded = [{n for n in names if _is_coded(c[n], source.schema()[n])} for c in chunks]
+                assert coded[0] <= {*words}
+                assert all(each == coded[0] for each in coded)
+                plain = [{n: decoded(c[n]) if n in coded[0] else c[n] for n in names} for c in chunks]
+                assert_same_rows(join(plain), read_split(source, split))
+
     def test_rows_are_as_many_as_announced(self, tmp_path: Path) -> None:
         """A split that says how many rows it has, has them."""
         source = self.make(tmp_path)
@@ -135,6 +150,18 @@ class SourceContract:
         for split in source.splits():
             held = list(source.read(split))
             assert_same_rows(join(held), read_split(source, split))
+
+
+def decoded(column: Column) -> Column:
+    """Words and codes as words."""
+    assert isinstance(column, pa.DictionaryArray)
+    return column.dictionary_decode()
+
+
+def _is_coded(column: Column, field: Field) -> bool:
+    if isinstance(column, np.ndarray) or isinstance(field, ArrayField) or column.type == field.type:
+        return False
+    return bool(column.type == pa.dictionary(pa.int32(), field.type))
 
 
 def _glance(chunks: Iterable[Columns]) -> None:

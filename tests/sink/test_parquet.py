@@ -110,6 +110,101 @@ def _fresh(column: Any) -> Any:
     return column.cast(column.type.value_type).dictionary_encode().cast(column.type)
 
 
+# ---- words and codes -------------------------------------------------------------------------------------------------
+
+
+def worded() -> pa.Table:
+    """Columns that are taken as words and codes, among others."""
+    return (
+        every_type()
+        .select(["i", "word", "category"])
+        .append_column(
+            pa.field("raw", pa.binary(), nullable=False, metadata={"unit": "raw"}),
+            pa.array([b"a", b"", b"b"] * 76 + [b"c"] * 2),
+        )
+    )
+
+
+def coded(columns: Columns) -> Columns:
+    """The same with words and codes."""
+    return {n: c.dictionary_encode() if c.type in (pa.string(), pa.binary()) else c for n, c in columns.items()}
+
+
+def facts(path: str) -> tuple[Any, ...]:
+    """What a file says of itself, but for sizes and places."""
+    with pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        stored = [
+            (c.path_in_schema, c.encodings, c.compression, c.statistics and c.statistics.to_dict()) for c in chunks
+        ]
+        schema, meta = file.schema_arrow, pq.read_metadata(path).metadata
+        return (
+            file.schema.to_arrow_schema(),
+            str(file.schema).split("\n", 1)[1],
+            schema,
+            schema.metadata,
+            [f.metadata for f in schema],
+            meta,
+            stored,
+            file.read(),
+        )
+
+
+@pytest.mark.parametrize("group", [33, 1000])
+@pytest.mark.parametrize("given", [0, 1, 7, 1000])
+def test_words_and_codes_make_the_file_that_words_make(tmp_path: Path, given: int, group: int) -> None:
+    """Values, nulls, types, statistics and metadata, of no rows too; the bytes do not depend on batches."""
+    table = worded().slice(0, 230 if given else 0)
+    plain, words, other = (Parquet(str(tmp_path / f"{name}.parquet"), row_group_rows=group) for name in "abc")
+    stored, columns = plain.accept(schema_of(table)), columns_of(table)
+    write(plain, stored, batches(columns, max(1, given)))
+    write(words, stored, [coded(some) for some in batches(columns, max(1, given))])
+    write(other, stored, batches(coded(columns), 64))
+    assert facts(words.path) == facts(plain.path)
+    assert Path(words.path).read_bytes() == Path(other.path).read_bytes()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_words_may_come_after_codes_and_codes_after_words(tmp_path: Path, *, first: bool) -> None:
+    """As from files of which one is stored so and the next is not."""
+    sink, columns = Parquet(str(tmp_path / "a.parquet"), row_group_rows=99), columns_of(worded())
+    given = [coded(some) if (i % 2 == 0) is first else some for i, some in enumerate(batches(columns, 40))]
+    write(sink, sink.accept(schema_of(worded())), given)
+    assert pq.ParquetFile(sink.path).read().equals(worded(), check_metadata=True)
+
+
+def test_words_and_codes_of_folders(tmp_path: Path) -> None:
+    """A column that names folders is taken as it is declared; the others are the same in each folder."""
+    table = worded().append_column("k", pa.array([f"{i % 2}" for i in range(230)]))
+    sink = Parquet(str(tmp_path / "out"), partition_by=["k"])
+    assert sink.words(schema_of(table)) == ("word", "raw")
+    files = write(sink, sink.accept(schema_of(table)), [coded(some) for some in batches(columns_of(table), 50)])
+    for file, rest in zip(files, (0, 1), strict=True):
+        expected = worded().take(list(range(rest, 230, 2)))
+        assert pq.ParquetFile(tmp_path / "out" / file.path).read().equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("dictionary", "expected"),
+    [("auto", ("word", "raw")), (True, ("word", "raw")), (False, ()), (["raw", "i"], ("raw",))],
+)
+def test_words_and_codes_are_taken_where_dictionaries_are_stored(dictionary: Any, expected: tuple[str, ...]) -> None:
+    """What is to be stored otherwise is better read so."""
+    assert Parquet("out", dictionary=dictionary).words(schema_of(worded())) == expected
+
+
+def test_codes_that_were_not_asked_for_are_words(tmp_path: Path) -> None:
+    """A source of one's own may give them all the same."""
+    sink, columns = (
+        Parquet(str(tmp_path / "a.parquet"), dictionary=False),
+        columns_of(worded().drop_columns("category")),
+    )
+    write(sink, sink.accept(schema_of(worded().drop_columns("category"))), [coded(columns)])
+    assert not any(encodings(sink.path).values())
+    assert columns_of(pq.ParquetFile(sink.path).read())["word"].equals(columns["word"])
+
+
 # ---- the same bytes --------------------------------------------------------------------------------------------------
 
 values = st.one_of(

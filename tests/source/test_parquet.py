@@ -14,7 +14,7 @@ import pytest
 from pipeline.batching import rows_of
 from pipeline.core import Columns, Source
 from pipeline.errors import ConfigError, DataError, InputError
-from pipeline.source.parquet import Parquet
+from pipeline.source.parquet import Parquet, _column
 from pipeline.testing.source import SourceContract, assert_same_rows, read_all, read_split
 
 FLIGHTS = Path(__file__).parents[2] / "pipeline" / "data" / "flights.parquet"
@@ -124,6 +124,91 @@ def test_what_is_not_asked_for_is_not_decoded(tmp_path: Path) -> None:
     for damaged in (source.read_only(split, ["m"], 100), filtered.read_only(filtered.splits()[0], ["n"], 100)):
         with pytest.raises(DataError, match=r"a\.parquet"):
             list(damaged)
+
+
+MANY = 70_000
+"""Rows of a row group in which it is worth to look for words."""
+
+
+def wordy(rows: int = MANY) -> pa.Table:
+    """Columns of few words and of many, some of them empty or null; the few are stored as dictionaries or not."""
+    few = [None if i % 7 == 0 else f"w{i % 5}" for i in range(rows)]
+    return pa.table(
+        {
+            "few": pa.array(few),
+            "plain": pa.array(few),
+            "raw": pa.array([f"{i % 3}".encode() for i in range(rows)]),
+            "large": pa.array(few, pa.large_string()),
+            "a.b": pa.array(few),
+            "inside": pa.array([{"few": word} for word in few]),
+            "many": pa.array([f"{i}" for i in range(rows)]),
+            "null": pa.nulls(rows, pa.string()),
+            "n": pa.array(range(rows), pa.int64()),
+        }
+    )
+
+
+def coded(source: Parquet, words: tuple[str, ...] = tuple(wordy(0).column_names)) -> list[set[str]]:
+    """Columns that come as dictionaries, for each split."""
+    names, found = source.schema().names, []
+    for split in source.splits():
+        chunks = list(source.read_words(split, names, 16_384, words))
+        found.append({name for name in names if pa.types.is_dictionary(chunks[0][name].type)})
+        for name in names:
+            assert len({chunk[name].type for chunk in chunks}) == 1
+            assert (
+                pa.chunked_array([chunk[name] for chunk in chunks])
+                .cast(source.schema()[name].type)
+                .equals(pa.chunked_array([chunk[name] for chunk in source.read(split)]))
+            )
+    return found
+
+
+def test_few_words_are_left_as_they_are_stored(tmp_path: Path) -> None:
+    """Strings and binaries of the first level, whether stored as dictionaries or not; where asked, and nowhere else."""
+    stored = {"use_dictionary": ["few", "raw", "large", "a.b", "many"]}
+    pq.write_table(wordy(), tmp_path / "a.parquet", row_group_size=MANY, **stored)
+    source = Parquet(str(tmp_path / "a.parquet"))
+    assert coded(source) == [{"few", "plain", "raw", "null"}]
+    assert coded(source, ("raw", "many")) == [{"raw"}]
+    assert coded(Parquet(source.path, filter=[["few", "!=", "w1"]])) == [{"plain", "raw", "null"}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "group", "split_rows", "expected"),
+    [
+        pytest.param(60_000, 60_000, None, [set()], id="few rows"),
+        pytest.param(MANY + 1, MANY, None, [{"x"}], id="few rows in the last row group"),
+        pytest.param(3 * MANY, MANY, MANY, [{"x"}, set(), {"x"}], id="split by split"),
+        pytest.param(3 * MANY, MANY, None, [set()], id="many words in the second row group"),
+        pytest.param(0, MANY, None, [set()], id="no rows"),
+    ],
+)
+def test_where_words_are_few_the_file_alone_decides(
+    tmp_path: Path, rows: int, group: int, split_rows: int | None, expected: list[set[str]]
+) -> None:
+    """Row group by row group, so that it does not depend on what else is read."""
+    words = [f"{i}" if i // MANY == 1 and rows > 2 * MANY else f"w{i % 4}" for i in range(rows)]
+    pq.write_table(pa.table({"x": pa.array(words, pa.string())}), tmp_path / "a.parquet", row_group_size=group)
+    assert coded(Parquet(str(tmp_path), split_rows=split_rows), ("x",)) == expected
+
+
+def test_words_that_get_too_many_for_a_dictionary_are_all_there(tmp_path: Path) -> None:
+    """Arrow gave up its dictionary within the column chunk; what follows is plain, and comes as codes too."""
+    words = [f"w{i % 9}" if i < 30_000 else f"{i:050}" for i in range(MANY)]
+    few = pa.table({"x": words})
+    pq.write_table(few, tmp_path / "a.parquet", row_group_size=MANY, dictionary_pagesize_limit=1 << 10)
+    assert coded(Parquet(str(tmp_path)), ("x",)) == [{"x"}]
+
+
+def test_a_code_without_a_word_is_refused() -> None:
+    """Who looked it up would end the process."""
+    words = pa.array(["a", "b"])
+    for codes in ([0, 2], [-1, 0]):
+        bad = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), words, safe=False)
+        rows = pa.RecordBatch.from_arrays([bad], ["x"])
+        with pytest.raises(ValueError, match=r"column 'x' has codes .* for 2 words"):
+            _column(pa.field("x", pa.string()), rows, pa.record_batch({}), coded=True)
 
 
 @pytest.mark.parametrize("rows", [0, 10])
