@@ -429,18 +429,20 @@ class Watched(ParquetSource):
 
 
 SPLITS = 3
-WORDY = 70_000
+WORDY = 1 << 19
 """Rows of a file in which it is worth to look for words."""
 
 
 @pytest.fixture(scope="module")
 def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of few words, of many, and of few again; nulls among them."""
-    folder = tmp_path_factory.mktemp("wordy")
-    for i in range(SPLITS):
-        words = [None if n % 11 == 3 else f"{n if i == 1 else n % 5}" for n in range(WORDY)]
-        rows = {"x": np.arange(WORDY, dtype=np.float32), "word": pa.array(words), "raw": [b"ab", b""] * (WORDY // 2)}
-        pq.write_table(pa.table(rows), folder / f"{i}.parquet")
+    """A file of few words, of which some come late, one of many, and one of few that become many; nulls among them."""
+    folder, n = tmp_path_factory.mktemp("wordy"), np.arange(WORDY)
+    for i, words in enumerate((n % np.where(n < WORDY // 2, 5, 300), n, np.where(n < WORDY // 2, n % 5, n))):
+        word = pa.array(words, mask=n % 11 == 3).cast(pa.string())
+        raw = pa.array([b"ab", b""]).take(pa.array(n % 2))
+        limit = 1 << 12 if i == 2 else 1 << 20  # of the dictionary, after which words are stored as they are
+        rows = pa.table({"x": n.astype(np.float32), "word": word, "raw": raw})
+        pq.write_table(rows, folder / f"{i}.parquet", dictionary_pagesize_limit=limit)
     return folder
 
 
@@ -484,6 +486,13 @@ def test_words_that_travel_as_codes_come_back(tmp_path: Path, wordy: Path, *, mo
     if not moved:
         run_rows(ParquetSource(str(wordy)), transform, tmp_path / "b", columns=["x"], batch_rows=10_007)
         assert digests(tmp_path / "b") == digests(tmp_path / "a")
+        run_rows(ParquetSource(str(wordy)), transform, tmp_path / "c", columns=["x"], batch_rows=WORDY, html=True)
+        alike = [digests(tmp_path / "c")[name] == digest for name, digest in digests(tmp_path / "a").items()]
+        assert alike == [
+            False,
+            True,
+            False,
+        ]  # a word that comes late is known from the beginning, where words come as codes
 
 
 def headed(source: Any, out: Path, transform: Any = same, **given: Any) -> dict[str, Any]:

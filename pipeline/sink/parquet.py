@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -46,8 +46,9 @@ class Parquet:
     refused by name. Of a dictionary-typed column each row group keeps the values that occur in it, in their order; if
     the dictionary is ordered it keeps them all, as do dictionaries inside of lists and structs.
 
-    Strings and binaries may come as words and codes; what is stored and declared are words. Codes may take other
-    numbers of bits then, so that the bytes of a part depend on how its first rows came, too: see `StoresWords`.
+    Strings and binaries may come as words and codes (see `StoresWords`); they are declared as words all the same, and
+    stored as a dictionary of the words of each row group, however many. Their codes take as many bits from the first
+    row on as the last one needs, so that the bytes of a part depend on how its first rows came, too.
 
     Args:
         path: ``name.parquet`` for one file, else a folder with one part for each task.
@@ -340,26 +341,25 @@ class Told:
         table: types of the rows.
         stored: types of the rows in the files, as Arrow's writer is given them.
         options: of that writer.
+        codes: columns that come as words and codes, and are declared as words.
         declared: types that the files declare; None if those are `stored`.
     """
 
     table: pa.Schema
     stored: pa.Schema
     options: dict[str, Any]
+    codes: frozenset[str] = frozenset()
     declared: pa.Schema | None = None
 
     def coded(self, names: frozenset[str]) -> Told:
         """The same files for rows of which these columns come as words and codes."""
         table, stored = _with_codes(self.table, names), _with_codes(self.stored, names)
-        return Told(table, stored, self.options | {"store_schema": False}, self.stored)
+        return Told(table, stored, self.options, names, self.stored)
 
     @property
-    def footer(self) -> dict[bytes, bytes]:
-        """What Arrow's writer would put into the footer by itself, were it given the types that are declared."""
-        if self.declared is None:
-            return {}
-        schema = base64.b64encode(self.declared.serialize().to_pybytes())
-        return {**(self.declared.metadata or {}), b"ARROW:schema": schema}
+    def footer(self) -> dict[str, bytes]:
+        """What takes the place of what Arrow's writer puts into the footer by itself: the types that are declared."""
+        return {"ARROW:schema": base64.b64encode((self.declared or self.stored).serialize().to_pybytes())}
 
 
 def _coded(columns: Columns, table: pa.Schema, takes: Sequence[str]) -> frozenset[str]:
@@ -391,10 +391,10 @@ class Words:
         self._known: dict[str, pa.Array] = {}
         self._last: dict[str, pa.Array] = {}
 
-    def see(self, batch: pa.RecordBatch) -> None:
-        """Add the words that are new, those of no row too."""
+    def see(self, batch: pa.RecordBatch, but: Collection[str]) -> None:
+        """Add the words that are new, those of no row too; not of the columns named last."""
         for field, column in zip(batch.schema, batch.columns, strict=True):
-            if not pa.types.is_dictionary(field.type) or field.type.ordered:
+            if not pa.types.is_dictionary(field.type) or field.type.ordered or field.name in but:
                 continue
             last, self._last[field.name] = self._last.get(field.name), column.dictionary
             if last is None or not last.equals(column.dictionary):
@@ -440,6 +440,7 @@ class ParquetFile:
         self._words = words
         self._publication = publication
         self._schema = schema = told.stored
+        self._codes = told.codes
         self._group_rows = rows
         self._piece_rows = piece_rows
         self._held: list[pa.RecordBatch] = []
@@ -507,7 +508,8 @@ class ParquetFile:
         """What is held of a column. Words of different dictionaries are put in one, so those columns are one piece."""
         pieces = [batch.column(place) for batch in self._held]
         if self._wholes[place]:
-            pieces = [_joined(pieces, self._schema.field(place), self._words)]
+            field = self._schema.field(place)
+            pieces = [_joined(pieces, field, None if field.name in self._codes else self._words)]
         return pa.chunked_array(pieces)
 
     @contextmanager
@@ -578,7 +580,7 @@ class ParquetWriter:
         table = self._told.table
         arrays = [arrow.to_arrow(c, f) for c, f in zip(columns.values(), table, strict=True)]
         batch = pa.RecordBatch.from_arrays(arrays, schema=table)
-        self._words.see(batch)
+        self._words.see(batch, self._told.codes)
         self._rows += batch.num_rows
         for folder, rows in _by_folder(batch, self._keys) if self._keys else [("", batch)]:
             self._file(folder).write(_recast(rows, self._told.stored))
@@ -646,8 +648,11 @@ def _holds_lists(type_: pa.StructType) -> bool:
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _joined(pieces: list[pa.Array], field: pa.Field, words: Words) -> pa.Array:
-    """The same array for the same rows, however they are cut into pieces."""
+def _joined(pieces: list[pa.Array], field: pa.Field, words: Words | None) -> pa.Array:
+    """The same array for the same rows, however they are cut into pieces.
+
+    Words that are in the files only keep the order of their first rows (`words` is None).
+    """
     if not pa.types.is_dictionary(field.type):
         return arrow.concat(list(pieces))
     pieces = [_without_null(piece) for piece in pieces]
@@ -669,10 +674,11 @@ def _without_null(column: pa.Array) -> pa.Array:
     return column.dictionary_decode().dictionary_encode().cast(column.type)
 
 
-def _observed(column: pa.DictionaryArray, name: str, words: Words) -> pa.DictionaryArray:
+def _observed(column: pa.DictionaryArray, name: str, words: Words | None) -> pa.DictionaryArray:
     """A dictionary of the values that occur, in the order of all; the others depend on what was read together."""
     used = pc.unique(column.indices).drop_null().to_numpy()
-    used = used[np.argsort(words.rank(name, column.dictionary.take(pa.array(used))), kind="stable")]
+    if words is not None:
+        used = used[np.argsort(words.rank(name, column.dictionary.take(pa.array(used))), kind="stable")]
     if np.array_equal(used, np.arange(len(column.dictionary))):
         return column
     place = np.zeros(len(column.dictionary), np.int64)

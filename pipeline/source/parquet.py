@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -33,8 +33,9 @@ _SUFFIXES = (".parquet", ".parq", ".pq")
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _LEAST_ROWS, _LEAST_BYTES = 65536, 4 << 20  # what is decoded at once: less is slower, more leaves the cache
-_PROBED_ROWS, _PROBES = 8192, 16  # of a row group, and row groups of a split, to see if a column has few words
-_WORTH_ROWS = 65536  # of a row group: to look takes as long as decoding the words of fewer rows
+_WORTH_ROWS = 1 << 19  # of a split: to find that a column has many words takes as long as a fifth of decoding these
+_PROBES = 16  # row groups of a split that are looked at for it
+_WORDS_BYTES = 1 << 16  # of few words
 _BUFFER_BYTES = 1 << 20  # of each column, instead of the whole column chunk: memory does not grow with row groups
 
 
@@ -167,30 +168,47 @@ class Parquet:
         with reading(split.path, split.version, f"row_groups={split.start}-{split.stop}"):
             some = False
             few = self._few(split, [f for f in fields if f.name in words and f.name in names], left)
-            for batch in self._batches(split, names, left, rows, few) if split.start < split.stop else ():
+            batches = self._coded(split, names, rows, few) if few else self._batches(split, names, left, rows, ())
+            for batch in batches if split.start < split.stop else ():
                 yield {f.name: _column(f, batch, known, coded=f.name in few) for f in fields}
                 some = True
         if not some:
             yield {f.name: pa.nulls(0, f.type) for f in fields}
 
     def _few(self, split: Split, fields: Sequence[pa.Field], left: Filter) -> list[str]:
-        """Which of these columns have few words, by the first rows of some row groups.
+        """Which of these columns are stored as few words and codes, by the first row of some row groups.
 
-        Of a column that is stored as a dictionary, the first row brings all words of its row group.
+        With the first row come all words of a row group, and of one that is not stored so, no other: no words at all,
+        or one, may be either.
         """
-        asked = [f.name for f in fields if f.type in _WORDS and "." not in f.name and f.name not in left.columns]
-        if not asked or split.start == split.stop:
+        asked = [f.name for f in fields if f.type in _WORDS and "." not in f.name]
+        if not asked or not left.always or (split.rows or 0) < _WORTH_ROWS:
             return []
         with self._open(split.path, asked) as parquet:
-            sizes = {i: parquet.metadata.row_group(i).num_rows for i in range(split.start, split.stop)}
-            worth = [i for i, rows in sizes.items() if rows >= _WORTH_ROWS]
-            for group in worth[:: -(-len(worth) // _PROBES) or 1]:
-                probe = parquet.iter_batches(_PROBED_ROWS, [group], columns=asked, use_threads=False)
-                first, most = next(probe), min(_PROBED_ROWS // 2, sizes[group] // 16)
-                asked = [name for name in asked if len(first.column(name).dictionary) <= most]
-                if not asked:
-                    break
-        return asked if worth else []
+            groups = range(split.start, split.stop)
+            for group in groups[:: -(-len(groups) // _PROBES)]:
+                rows = parquet.metadata.row_group(group).num_rows
+                asked = [name for name in asked if 1 < _words(parquet, group, name) <= rows // 16]
+        return asked
+
+    def _coded(self, split: Split, names: list[str], rows: int, few: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Batches with these columns as words and codes, by Arrow as long as the words are few.
+
+        Within a row group a writer may go over to another encoding. Arrow then adds all that follows to the dictionary
+        of each batch, or has no way to read it so. What is damaged, the second way meets again.
+        """
+        done = 0
+        with suppress(_NotFew, pa.ArrowException, OSError):
+            for batch in self._batches(split, names, Filter(), rows, few):
+                if any(batch.column(name).dictionary.nbytes > _WORDS_BYTES for name in few):
+                    raise _NotFew
+                yield batch
+                done += batch.num_rows
+            return
+        for batch in self._batches(split, names, Filter(), rows, ()):
+            if done < batch.num_rows:
+                yield _encoded(batch.slice(done), few)
+            done = max(0, done - batch.num_rows)
 
     def _batches(
         self, split: Split, names: list[str], left: Filter, rows: int, few: Sequence[str]
@@ -328,6 +346,27 @@ def _known(table: pa.Schema, keys: Keys) -> pa.RecordBatch:
 
 _WORDS = (pa.string(), pa.binary())
 """Types whose columns may be left as dictionaries."""
+
+
+class _NotFew(Exception):  # noqa: N818  (no error: the rows are read in another way)
+    """A dictionary has grown."""
+
+
+def _words(parquet: pq.ParquetFile, group: int, name: str) -> int:
+    """Words of a column in a row group; 0 if it is not stored as few."""
+    try:
+        first = next(parquet.iter_batches(1, [group], columns=[name], use_threads=False), None)
+    except (pa.ArrowException, OSError):  # an encoding that Arrow cannot leave as words and codes; or it is damaged
+        return 0
+    words = None if first is None else first.column(name).dictionary
+    return 0 if words is None or words.nbytes > _WORDS_BYTES else len(words)
+
+
+def _encoded(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    columns = {
+        n: c.dictionary_encode() if n in names else c for n, c in zip(batch.schema.names, batch.columns, strict=True)
+    }
+    return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 
 
 def _column(field: pa.Field, batch: pa.RecordBatch, known: pa.RecordBatch, *, coded: bool) -> pa.Array:

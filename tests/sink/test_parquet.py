@@ -165,6 +165,31 @@ def test_words_and_codes_make_the_file_that_words_make(tmp_path: Path, given: in
     assert Path(words.path).read_bytes() == Path(other.path).read_bytes()
 
 
+def test_codes_are_written_as_they_come(tmp_path: Path) -> None:
+    """Else the bits of a code would grow with the words met so far."""
+    words = pa.array(["a", "b", "c"]).take(pa.array([0] * 40_000 + [1, 2]))
+    plain, codes = Parquet(str(tmp_path / "a.parquet")), Parquet(str(tmp_path / "b.parquet"))
+    for sink, column in ((plain, words), (codes, words.dictionary_encode())):
+        write(sink, sink.accept(Schema((pa.field("x", pa.string()),))), [{"x": column}])
+    assert facts(plain.path)[:5] == facts(codes.path)[:5]
+    assert Path(plain.path).read_bytes() != Path(codes.path).read_bytes()
+    assert Path(codes.path).read_bytes().count(b"ARROW:schema") == 1
+
+
+def test_one_sink_takes_codes_of_one_schema_after_another(tmp_path: Path) -> None:
+    """As in the jobs of a program of one's own."""
+    for chosen in (["word"], ["raw", "word"]):
+        table = worded().select(chosen)
+        sink = Parquet(str(tmp_path / "a.parquet"))
+        for _ in range(2):
+            write(sink, sink.accept(schema_of(table)), [coded(columns_of(table))])
+        other = schema_of(table.rename_columns([f"{name}?" for name in chosen]))
+        write(sink, sink.accept(other), [coded(columns_of(table.rename_columns(list(other.names))))])
+        assert pq.ParquetFile(sink.path).read().column_names == list(other.names)
+        write(sink, sink.accept(schema_of(table)), [coded(columns_of(table))])
+        assert pq.ParquetFile(sink.path).read().equals(table, check_metadata=True)
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_words_may_come_after_codes_and_codes_after_words(tmp_path: Path, *, first: bool) -> None:
     """As from files of which one is stored so and the next is not."""
