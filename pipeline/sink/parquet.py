@@ -30,6 +30,8 @@ _PIECE_BYTES = 4 << 20
 """Decoded size of what is encoded at once: what stays in a cache, and no more than a batch, which is then only cut."""
 _PAGE_BYTES = 128 << 10
 """Encoded size of a page, as far as rows allow. It is written in one piece; see `files` for what long ones cost."""
+_FIRST = 1 << 14
+"""Rows in which all words are looked for first."""
 _PARTITION_SHARE = 8
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _LONGEST_NAME = 255
@@ -676,7 +678,9 @@ def _without_null(column: pa.Array) -> pa.Array:
 
 def _observed(column: pa.DictionaryArray, name: str, words: Words | None) -> pa.DictionaryArray:
     """A dictionary of the values that occur, in the order of all; the others depend on what was read together."""
-    used = pc.unique(column.indices).drop_null().to_numpy()
+    used = pc.unique(column.indices.slice(0, _FIRST)).drop_null().to_numpy()
+    if len(used) < len(column.dictionary):
+        used = pc.unique(column.indices).drop_null().to_numpy()
     if words is not None:
         used = used[np.argsort(words.rank(name, column.dictionary.take(pa.array(used))), kind="stable")]
     if np.array_equal(used, np.arange(len(column.dictionary))):

@@ -35,7 +35,7 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _LEAST_ROWS, _LEAST_BYTES = 65536, 4 << 20  # what is decoded at once: less is slower, more leaves the cache
 _WORTH_ROWS = 1 << 19  # of a split: to find that a column has many words takes as long as a fifth of decoding these
 _PROBES = 16  # row groups of a split that are looked at for it
-_WORDS_BYTES = 1 << 16  # of few words
+_ROWS_OF_A_WORD, _WORDS_BYTES = 256, 1 << 16  # at least and at most, where words are called few; else nothing is gained
 _BUFFER_BYTES = 1 << 20  # of each column, instead of the whole column chunk: memory does not grow with row groups
 
 
@@ -188,7 +188,7 @@ class Parquet:
             groups = range(split.start, split.stop)
             for group in groups[:: -(-len(groups) // _PROBES)]:
                 rows = parquet.metadata.row_group(group).num_rows
-                asked = [name for name in asked if 1 < _words(parquet, group, name) <= rows // 16]
+                asked = [name for name in asked if 1 < _words(parquet, group, name) <= rows // _ROWS_OF_A_WORD]
         return asked
 
     def _coded(self, split: Split, names: list[str], rows: int, few: Sequence[str]) -> Iterator[pa.RecordBatch]:

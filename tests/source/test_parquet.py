@@ -188,8 +188,8 @@ def test_few_words_are_left_as_they_are_stored(tmp_path: Path) -> None:
     ("rows", "group", "split_rows", "expected"),
     [
         pytest.param(MANY - 1, GROUP, None, [set()], id="few rows"),
-        pytest.param(MANY + 32, GROUP, None, [set()], id="no more rows than words in the last row group"),
-        pytest.param(MANY + 64, GROUP, None, [{"x"}], id="enough rows in the last row group"),
+        pytest.param(MANY + 1023, GROUP, None, [set()], id="few rows of a word in the last row group"),
+        pytest.param(MANY + 1024, GROUP, None, [{"x"}], id="enough rows in the last row group"),
         pytest.param(3 * MANY, GROUP, MANY, [{"x"}, set(), {"x"}], id="split by split"),
         pytest.param(3 * MANY, GROUP, None, [set()], id="many words in the middle"),
         pytest.param(0, GROUP, None, [set()], id="no rows"),
