@@ -145,6 +145,14 @@ def test_a_package_is_looked_for_where_it_would_run() -> None:
     assert not present(Contender("x", "x.py", "a_package_that_nobody_has"), sys.executable)
 
 
+def test_an_interpreter_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contenders run in folders of their own; one that is to be looked for is looked for there, too."""
+    (tmp_path / "env").symlink_to(Path(sys.executable).parent)
+    monkeypatch.chdir(tmp_path)
+    assert race.interpreter("env/python") == str(tmp_path / "env/python")
+    assert race.interpreter("python3") == "python3"
+
+
 def test_what_an_interpreter_loads_is_found() -> None:
     """Else the first contender of a round would wait for the disk."""
     names = {file.name for file in libraries(sys.executable)}

@@ -31,7 +31,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help=f"any of {', '.join(CONTENDERS)}, with commas; variants of this stage: ours@CHECKOUT, "
         "'ours:stream.depth=0;batch.bytes=65536'",
     )
-    parser.add_argument("--peers-python", default=sys.executable, metavar="PATH", help="which Python runs the others")
+    parser.add_argument(
+        "--peers-python", type=interpreter, default=sys.executable, metavar="PATH", help="which Python runs the others"
+    )
     parser.add_argument("--timeout", type=int, default=600, help="seconds after which one is ended")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every figure here")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them here, such as race.svg")
@@ -101,6 +103,11 @@ class Heat:
     @property
     def running(self) -> list[Entry]:
         return [entry for entry in self.entries if not entry.absent]
+
+
+def interpreter(path: str) -> str:
+    """The path of a Python as any folder knows it. Links are not followed: they tell which environment it is of."""
+    return os.path.abspath(path) if os.sep in path else path  # noqa: PTH100  (resolve() follows links)
 
 
 def race(arguments: argparse.Namespace) -> None:
