@@ -511,8 +511,18 @@ class ParquetFile:
         pieces = [batch.column(place) for batch in self._held]
         if self._wholes[place]:
             field = self._schema.field(place)
-            pieces = [_joined(pieces, field, None if field.name in self._codes else self._words)]
+            if field.name in self._codes:
+                return pa.chunked_array(self._coded(pieces, field))
+            pieces = [_joined(pieces, field, self._words)]
         return pa.chunked_array(pieces)
+
+    def _coded(self, pieces: list[pa.Array], field: pa.Field) -> list[pa.Array]:
+        """Pieces of one size with one dictionary, of the words that occur; as they are if they have that already."""
+        words = pieces[0].dictionary
+        if self._folds and _all_in_order(pieces[0]) and all(piece.dictionary.equals(words) for piece in pieces):
+            return pieces
+        whole = _joined(pieces, field, None)
+        return [whole.slice(start, self._piece_rows) for start in range(0, len(whole), self._piece_rows)]
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
@@ -676,11 +686,15 @@ def _without_null(column: pa.Array) -> pa.Array:
     return column.dictionary_decode().dictionary_encode().cast(column.type)
 
 
+def _all_in_order(column: pa.DictionaryArray) -> bool:
+    """Whether the first rows already have all words, in the order of the dictionary."""
+    used = pc.unique(column.indices.slice(0, _FIRST)).drop_null().to_numpy()
+    return np.array_equal(used, np.arange(len(column.dictionary)))
+
+
 def _observed(column: pa.DictionaryArray, name: str, words: Words | None) -> pa.DictionaryArray:
     """A dictionary of the values that occur, in the order of all; the others depend on what was read together."""
-    used = pc.unique(column.indices.slice(0, _FIRST)).drop_null().to_numpy()
-    if len(used) < len(column.dictionary):
-        used = pc.unique(column.indices).drop_null().to_numpy()
+    used = pc.unique(column.indices).drop_null().to_numpy()
     if words is not None:
         used = used[np.argsort(words.rank(name, column.dictionary.take(pa.array(used))), kind="stable")]
     if np.array_equal(used, np.arange(len(column.dictionary))):

@@ -165,6 +165,30 @@ def test_words_and_codes_make_the_file_that_words_make(tmp_path: Path, given: in
     assert Path(words.path).read_bytes() == Path(other.path).read_bytes()
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_bytes_of_codes_do_not_depend_on_batches(tmp_path: Path, *, ordered: bool, late: bool) -> None:
+    """With many pieces to a row group, words that come late, and beside a column whose batches stay as they are."""
+    some = np.random.default_rng(0).integers(0, 9, 100_000) + np.arange(100_000) // 30_000 * late
+    columns: Columns = {"x": pa.array([f"w{i}" for i in range(13)]).take(pa.array(some)).dictionary_encode()}
+    columns |= {"y": pa.array(["a"] * 100_000).dictionary_encode().cast(LEVELS)} if ordered else {}
+    columns["wide"] = pa.FixedSizeListArray.from_arrays(np.zeros(6_400_000, np.float32), 64)  # 16,384 rows to a piece
+    schema = Schema(tuple(pa.field(n, pa.string() if n == "x" else c.type) for n, c in columns.items()))
+    sink = Parquet(str(tmp_path / "a.parquet"), row_group_rows=60_000)
+    found = set()
+    for rows in (100_000, 7_001, 40_000):
+        for way in (dict, _again):
+            write(sink, schema, [way(part) for part in batches(columns, rows)])
+            found.add(Path(sink.path).read_bytes())
+    assert len(found) == 1
+    assert pq.ParquetFile(sink.path).read()["x"].to_pylist() == columns["x"].to_pylist()
+
+
+def _again(columns: Columns) -> Columns:
+    """With the words of these rows alone, in the order in which they come."""
+    return {n: c.dictionary_decode().dictionary_encode() if n == "x" else c for n, c in columns.items()}
+
+
 def test_codes_are_written_as_they_come(tmp_path: Path) -> None:
     """Else the bits of a code would grow with the words met so far."""
     words = pa.array(["a", "b", "c"]).take(pa.array([0] * 40_000 + [1, 2]))
