@@ -677,6 +677,15 @@ def to_array(column: Column, name: str, *, pairs: bool = False) -> Array:
     return array.view(field.dtype) if field.dtype.kind in "mM" else array
 
 
+WORDS = (pa.string(), pa.binary())
+"""Types whose columns may travel as words and codes."""
+
+
+def codes(type_: pa.DataType) -> pa.DataType:
+    """The type of a column of `WORDS` that does."""
+    return pa.dictionary(pa.int32(), type_)
+
+
 def words(column: Column) -> pa.Array:
     """The dictionary of a dictionary column."""
     assert isinstance(column, pa.DictionaryArray)

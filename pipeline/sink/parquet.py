@@ -153,7 +153,7 @@ class Parquet:
             names = schema.names if self.dictionary else ()
         else:
             names = schema.names if self.dictionary == "auto" else tuple(self.dictionary)
-        words = [f.name for f in schema.fields if getattr(f, "type", None) in _WORDS]
+        words = [f.name for f in schema.fields if getattr(f, "type", None) in arrow.WORDS]
         return tuple(name for name in words if name in names and name not in self.partition_by)
 
     def _told(self, schema: Schema, coded: frozenset[str]) -> Told:
@@ -331,10 +331,6 @@ def _is_key(type_: pa.DataType) -> bool:
     return any(is_a(type_) for is_a in (*text, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date32))
 
 
-_WORDS = (pa.string(), pa.binary())
-"""Types whose columns are taken as dictionaries, too."""
-
-
 @dataclass(frozen=True)
 class Told:
     """What the writers of a part are told.
@@ -367,15 +363,11 @@ class Told:
 def _coded(columns: Columns, table: pa.Schema, takes: Sequence[str]) -> frozenset[str]:
     """Columns that come as words and codes where `table` declares the words."""
     types = {name: getattr(columns.get(name), "type", None) for name in takes}
-    return frozenset(name for name in takes if types[name] == _codes(table.field(name).type))
-
-
-def _codes(words: pa.DataType) -> pa.DataType:
-    return pa.dictionary(pa.int32(), words)
+    return frozenset(name for name in takes if types[name] == arrow.codes(table.field(name).type))
 
 
 def _with_codes(schema: pa.Schema, coded: frozenset[str]) -> pa.Schema:
-    fields = [field.with_type(_codes(field.type)) if field.name in coded else field for field in schema]
+    fields = [field.with_type(arrow.codes(field.type)) if field.name in coded else field for field in schema]
     return pa.schema(fields, metadata=schema.metadata)
 
 

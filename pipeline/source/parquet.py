@@ -181,7 +181,7 @@ class Parquet:
         With the first row come all words of a row group, and of one that is not stored so, no other: no words at all,
         or one, may be either.
         """
-        asked = [f.name for f in fields if f.type in _WORDS and "." not in f.name]
+        asked = [f.name for f in fields if f.type in arrow.WORDS and "." not in f.name]
         if not asked or not left.always or (split.rows or 0) < _WORTH_ROWS:
             return []
         with self._open(split.path, asked) as parquet:
@@ -344,10 +344,6 @@ def _known(table: pa.Schema, keys: Keys) -> pa.RecordBatch:
     return pa.record_batch(columns)
 
 
-_WORDS = (pa.string(), pa.binary())
-"""Types whose columns may be left as dictionaries."""
-
-
 class _NotFew(Exception):  # noqa: N818  (no error: the rows are read in another way)
     """A dictionary has grown."""
 
@@ -373,7 +369,7 @@ def _column(field: pa.Field, batch: pa.RecordBatch, known: pa.RecordBatch, *, co
     if field.name in known.schema.names:
         return pa.repeat(known.column(field.name)[0], batch.num_rows)
     column, stored = batch.column(field.name), arrow.parquet_field(field)
-    if coded and column.type == pa.dictionary(pa.int32(), field.type):
+    if coded and column.type == arrow.codes(field.type):
         _check_codes(field.name, column)
         return column
     if column.type != stored.type:

@@ -206,7 +206,7 @@ def test_where_words_are_few_the_split_alone_decides(
 
 
 @pytest.mark.parametrize("rows", [1000, 16_384, MANY])
-def test_words_that_become_many_within_a_row_group_are_each_batch_s_own(tmp_path: Path, rows: int) -> None:
+def test_words_that_become_many_within_a_row_group_stay_with_their_batch(tmp_path: Path, rows: int) -> None:
     """The writer gave up its dictionary there; Arrow would add all that follows to the dictionary of each batch."""
     n = np.arange(MANY)
     words = pa.array(np.where(n < 300_000, n % 9, n)).cast(pa.string())
