@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import filelock
 
 from pipeline.core import File
 from pipeline.errors import ConfigError, InputError, OutputError, PipelineError, RetryError, StorageError
+from pipeline.stream import Beside
 
 log = logging.getLogger("pipeline")
 
@@ -35,15 +37,18 @@ _GLOB = frozenset("*?[")
 _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet"}
 """Suffixes that tell which source or sink is meant."""
 
-_CHUNK = 1 << 20
-"""Bytes that are hashed while they are still in the cache from being written."""
+_LONG = 1 << 20
+"""Bytes that are hashed in a thread beside the one that writes them; for fewer it takes too long to ask."""
 
 _BLOCK = 1 << 16
 """Bytes of one write. For a long one the system takes memory in long pieces, which a virtual machine may have to fetch
 from its host first: 256 MB take 0.1 s in short ones, 0.8 s in those of 128 KiB and more."""
 
-_BACK = 1 << 18
+_BACK = 1 << 20
 """Bytes that are read back at once to be hashed."""
+
+_idle: list[memoryview] = []
+"""Memory to read back into, which is used again: fresh pages are dear."""
 
 _AHEAD = 8 << 20
 """Bytes after which the disk is told to begin, so that the fsync at the end has little left to wait for."""
@@ -215,6 +220,7 @@ class Publication:
         self._draft = draft
         self._cached = cached
         self._hash = hashlib.sha256()
+        self._beside = Beside()
         self._size = self._begun = 0
         with storage(self.final):
             try:
@@ -224,33 +230,66 @@ class Publication:
                 self._file = self._create()
 
     def _create(self) -> io.FileIO:
-        return open(self.temp, "x+b", buffering=0)  # noqa: PTH123
+        return io.FileIO(self.temp, "x+")
 
     def write(self, data: Any) -> int:
         """Append bytes (anything with the buffer protocol) and return their number."""
         view = memoryview(data)
         view = view.cast("B") if view.nbytes else memoryview(b"")
-        with storage(self.final):
-            for start in range(0, len(view), _CHUNK):
-                self._write(view[start : start + _CHUNK])
+        with storage(self.final), self._hashing(view):
+            for start in range(0, len(view), _LONG):
+                some = view[start : start + _LONG]
+                write_all(self._file, some)
+                self._grow(len(some))
         return len(view)
 
-    def _write(self, view: memoryview) -> None:
-        for start in range(0, len(view), _BLOCK):
-            write_all(self._file, view[start : start + _BLOCK])
-        self._count(view)
-
-    def take_in(self) -> None:
-        """Hash what others have appended to `temp` since the last call, best while it is still in memory."""
-        block = memoryview(bytearray(_BACK))
-        with storage(self.final):
-            while got := os.preadv(self._file.fileno(), [block], self._size):
-                self._count(block[:got])
-
-    def _count(self, view: memoryview) -> None:
-        if not self._draft:
+    @contextmanager
+    def _hashing(self, view: memoryview) -> Iterator[None]:
+        """Hash these bytes, if they are many beside what is done meanwhile: writing them takes about as long."""
+        self._beside.wait()
+        if self._draft:
+            pass
+        elif len(view) < _LONG:
             self._hash.update(view)
-        self._size += len(view)
+        else:
+            self._beside.begin(partial(self._hash.update, view))
+        try:
+            yield
+        finally:
+            self._beside.wait()
+
+    def take_in(self, *, beside: bool = False) -> None:
+        """Hash what others have appended to `temp` since the last call, best while it is still in memory.
+
+        Args:
+            beside: in a thread of its own, while more is appended; the next call waits for it.
+        """
+        self._beside.wait()
+        with storage(self.final):
+            stop = os.fstat(self._file.fileno()).st_size
+        if beside:
+            self._beside.begin(partial(self._read_back, stop))
+        else:
+            self._read_back(stop)
+
+    def _read_back(self, stop: int) -> None:
+        try:
+            block = _idle.pop()
+        except IndexError:
+            block = memoryview(bytearray(_BACK))
+        with storage(self.final):
+            while self._size < stop:
+                got = os.preadv(self._file.fileno(), [block[: stop - self._size]], self._size)
+                if not got:
+                    raise StorageError(
+                        f"{str(self.final)!r} was cut short while it was written. Run the same command again"
+                    )
+                self._hash.update(block[:got])
+                self._grow(got)
+        _idle.append(block)
+
+    def _grow(self, size: int) -> None:
+        self._size += size
         if self._durable and self._size - self._begun >= _AHEAD:
             _begin_writing(self._file, self._begun, self._size)
             self._begun = self._size
@@ -285,10 +324,12 @@ class Publication:
     def close(self) -> None:
         """Close the descriptor without publishing. Harmless when called twice."""
         self.closed = True
+        self._beside.end()
         self._file.close()
 
     def publish(self, rows: int) -> File:
         """Make the file durable, give it its final name, and return its record."""
+        self._beside.wait()
         with storage(self.final):
             digest = sha256(self.temp) if self._draft else self._hash.hexdigest()
             if self._durable:
@@ -339,10 +380,10 @@ def sha256(path: Path) -> str:
 
 
 def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
-    """Write every byte: an unbuffered file may take fewer, as on a disk that is almost full, without an error."""
+    """Write every byte, in short pieces: an unbuffered file may take fewer, as on a full disk, without an error."""
     view = memoryview(data)
     while view:
-        view = view[file.write(view) :]
+        view = view[file.write(view[:_BLOCK]) :]
 
 
 def _begin_writing(file: io.FileIO, start: int, stop: int) -> None:

@@ -78,11 +78,13 @@ def growth(held: Sequence[int]) -> int:
 def resident() -> int:
     """The resident set of this process, in bytes; its peak where the system does not tell (macOS)."""
     try:
-        with open("/proc/self/statm", "rb", buffering=0) as f:  # noqa: PTH123  (after each part: a Path takes longer)
-            pages = f.read().split()[1]
+        f = os.open("/proc/self/statm", os.O_RDONLY)  # after each part and batch: a file object takes six calls more
     except OSError:
         return peak()
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return int(os.read(f, 128).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    finally:
+        os.close(f)
 
 
 def peak() -> int:

@@ -577,6 +577,35 @@ class Headstart(Generic[K, T]):
         self._thread.join()
 
 
+# ---- beside its owner ------------------------------------------------------------------------------------------------
+
+
+class Beside:
+    """A thread for one call at a time, beside what its owner does meanwhile. There is none before the first call."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        self._begun: Future[None] | None = None
+
+    def begin(self, call: Callable[[], None]) -> None:
+        """Begin a call, once the one before has ended."""
+        self.wait()
+        self._threads = self._threads or ThreadPoolExecutor(1, "pipeline-beside")
+        self._begun = self._threads.submit(call)
+
+    def wait(self) -> None:
+        """Return when no call is at work; what the last one raised is raised here, once."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.result()
+
+    def end(self) -> None:
+        """As `wait`, and the thread is gone; what was raised is lost."""
+        threads, self._threads, self._begun = self._threads, None, None
+        if threads is not None:
+            threads.shutdown()
+
+
 # ---- between threads -------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,62 @@ def test_what_others_append_is_hashed_and_counted(where: Home) -> None:
     file = publication.publish(3)
     assert (where.root / "p.bin").read_bytes() == expected
     assert (file.bytes, file.sha256) == (len(expected), hashlib.sha256(expected).hexdigest())
+
+
+def _beside() -> int:
+    return sum(thread.name.startswith("pipeline-beside") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("draft", [True, False])
+def test_much_is_hashed_beside_and_little_in_turn(where: Home, durable: bool, draft: bool) -> None:
+    """The record is the same, and so is the order of both."""
+    publication = Publication(where, "p.bin", durable=durable, draft=draft)
+    pieces = [np.arange(n, dtype="<u4") + n for n in (1, 3 << 20, 7, 1 << 18, (1 << 18) - 1, 0, 5 << 18)]
+    for piece in pieces:
+        assert publication.write(piece) == piece.nbytes
+    assert _beside() == (not draft)  # a draft is hashed at the end
+    file = publication.publish(1)
+    data = b"".join(piece.tobytes() for piece in pieces)
+    assert (where.root / "p.bin").read_bytes() == data
+    assert (file.bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert _beside() == 0
+
+
+def test_what_others_append_is_hashed_beside_while_they_go_on(where: Home) -> None:
+    """What comes after a call is left for the next one; `publish` waits for the last."""
+    publication = Publication(where, "p.bin")
+    expected = b""
+    with publication.temp.open("ab", buffering=0) as other:
+        for i in range(5):
+            data = bytes([i]) * (3 << 20)
+            other.write(data)
+            expected += data
+            publication.take_in(beside=True)
+    file = publication.publish(3)
+    assert (where.root / "p.bin").read_bytes() == expected
+    assert (file.bytes, file.sha256) == (len(expected), hashlib.sha256(expected).hexdigest())
+    assert _beside() == 0
+
+
+@pytest.mark.parametrize("end", ["publish", "take_in", "abort"])
+def test_a_file_that_is_cut_short_is_never_published(where: Home, end: str) -> None:
+    """Its bytes are hashed in another thread; what goes wrong there is raised in the one that goes on."""
+    publication = Publication(where, "p.bin")
+    publication.temp.write_bytes(b"x" * 100)
+    publication.take_in()
+    size = 2 << 30  # sparse; to hash it takes seconds
+    os.truncate(publication.temp, size)
+    publication.take_in(beside=True)
+    os.truncate(publication.temp, 0)
+    if end == "abort":
+        publication.abort()
+    else:
+        with pytest.raises(StorageError, match="'.*p.bin' was cut short while it was written"):
+            publication.publish(1) if end == "publish" else publication.take_in()
+        publication.abort()
+    assert names(where.root) == set()
+    assert _beside() == 0
 
 
 def test_an_aborted_file_leaves_nothing(where: Home) -> None:

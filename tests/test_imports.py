@@ -26,7 +26,7 @@ TABLE = {
     "policy": WAIST,
     "columns": [*WAIST, "policy"],
     "tensors": WAIST,
-    "files": WAIST,
+    "files": [*WAIST, "stream"],
     "npy": WAIST,
     "compiling": WAIST,
     "timeline": [],

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.stream import Flow, Headstart, fan, pool, prefetch
+from pipeline.stream import Beside, Flow, Headstart, fan, pool, prefetch
 
 
 def _lanes() -> int:
@@ -541,3 +541,43 @@ def test_whatever_ends_it_ends_items_under_way(fails: bool) -> None:
 
 def _pools() -> int:
     return sum(thread.name.startswith("pipeline-lane") for thread in threading.enumerate())
+
+
+def test_one_call_at_a_time_is_at_work_beside_its_owner() -> None:
+    """In another thread, the same each time, which is gone in the end."""
+    beside, go = Beside(), threading.Event()
+    seen: list[tuple[str, int]] = []
+    beside.end()  # nothing was begun
+
+    def first() -> None:
+        go.wait()
+        seen.append(("first", threading.get_ident()))
+
+    beside.begin(first)
+    assert not seen
+    go.set()
+    beside.begin(lambda: seen.append(("second", threading.get_ident())))
+    assert [name for name, _ in seen][:1] == ["first"]
+    beside.wait()
+    assert [name for name, _ in seen] == ["first", "second"]
+    assert len({thread for _, thread in seen}) == 1
+    assert threading.get_ident() not in {thread for _, thread in seen}
+    beside.end()
+    assert not any(thread.name.startswith("pipeline-beside") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("next_", ["wait", "begin"])
+def test_an_error_beside_is_raised_once_where_it_is_waited_for(next_: str) -> None:
+    """It is lost if nobody asks: then something else went wrong already."""
+
+    def broken() -> None:
+        raise ValueError("beside")
+
+    beside = Beside()
+    beside.begin(broken)
+    with pytest.raises(ValueError, match="beside"):
+        beside.wait() if next_ == "wait" else beside.begin(broken)
+    beside.wait()
+    beside.begin(broken)
+    beside.end()
+    beside.wait()

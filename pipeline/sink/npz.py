@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pipeline import columns as arrow
 from pipeline.core import ArrayField, Columns, File, Schema, Task
 from pipeline.errors import ConfigError, DTypeError, PipelineError
-from pipeline.files import Publication, check_suffix, home, storage
+from pipeline.files import Publication, check_suffix, home, storage, write_all
 from pipeline.npy import npy_header, raw
 
 _SUFFIX = ".npz"
@@ -87,11 +88,11 @@ class NpzWriter:
         self._expected = rows
         self._method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
         self._rows = 0
-        self._spools: list[IO[bytes]] = []
+        self._spools: list[io.FileIO] = []
         try:
             with storage(publication.final):
                 for _ in fields:
-                    self._spools.append(tempfile.TemporaryFile(dir=publication.temp.parent))  # noqa: SIM115
+                    self._spools.append(tempfile.TemporaryFile(dir=publication.temp.parent, buffering=0))  # noqa: SIM115
         except BaseException:
             self.abort()
             raise
@@ -112,7 +113,7 @@ class NpzWriter:
                 got = ArrayField(field.name, array.dtype, array.shape[1:])
                 raise DTypeError(f"column {field.name!r} is declared {field}, but holds {got} after row {self._rows}")
             with storage(self._publication.final):
-                spool.write(raw(array))
+                write_all(spool, raw(array))
         self._rows += rows.pop()
 
     def close(self) -> tuple[File, ...]:
@@ -124,7 +125,7 @@ class NpzWriter:
                 self._add(archive, npy_header(field, self._rows), field.name, spool)
         return (self._publication.publish(self._rows),)
 
-    def _add(self, archive: zipfile.ZipFile, header: bytes, name: str, spool: IO[bytes]) -> None:
+    def _add(self, archive: zipfile.ZipFile, header: bytes, name: str, spool: io.FileIO) -> None:
         info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
         info.compress_type = self._method
         info.create_system = 3

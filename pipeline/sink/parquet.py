@@ -441,7 +441,7 @@ class ParquetFile:
         self._loose: list[pa.RecordBatch] = []
         self._held_rows = self._loose_rows = 0
         self._folds = not any(pa.types.is_dictionary(type_) and type_.ordered for type_ in schema.types)
-        self._wholes = [not self._folds or _holds_words(type_) for type_ in schema.types]
+        self._worded = [i for i, type_ in enumerate(schema.types) if not self._folds or _holds_words(type_)]
         self._direct = direct
         try:
             with storage(publication.final):
@@ -467,6 +467,7 @@ class ParquetFile:
                 self._fold()
             if self._held_rows == self._group_rows:
                 self._flush()
+                self._hash(beside=True)
 
     def _finish_piece(self) -> None:
         self._fold()
@@ -489,24 +490,26 @@ class ParquetFile:
         self._encode()
         self.rows += self._held_rows
         self._held, self._held_rows = [], 0
+
+    def _hash(self, *, beside: bool = False) -> None:
+        """Take in what is written, while it is still in memory."""
         if self._direct:
-            self._publication.take_in()
+            self._publication.take_in(beside=beside)
 
     def _encode(self) -> None:
         with self._fitting(), storage(self._publication.final):
-            table = pa.table([self._column(i) for i in range(len(self._schema))], schema=self._schema)
+            table = pa.Table.from_batches(self._held, self._schema)
+            for i in self._worded:
+                table = table.set_column(i, self._schema.field(i), self._words_of(i))
             _check_hollow(table)
             self._parquet.write_table(table, row_group_size=self._held_rows)
 
-    def _column(self, place: int) -> pa.ChunkedArray:
-        """What is held of a column. Words of different dictionaries are put in one, so those columns are one piece."""
-        pieces = [batch.column(place) for batch in self._held]
-        if self._wholes[place]:
-            field = self._schema.field(place)
-            if field.name in self._codes:
-                return pa.chunked_array(self._coded(pieces, field))
-            pieces = [_joined(pieces, field, self._words)]
-        return pa.chunked_array(pieces)
+    def _words_of(self, place: int) -> pa.ChunkedArray:
+        """What is held of a column with words: those of different dictionaries are put in one, so it is one piece."""
+        pieces, field = [batch.column(place) for batch in self._held], self._schema.field(place)
+        if field.name in self._codes:
+            return pa.chunked_array(self._coded(pieces, field))
+        return pa.chunked_array([_joined(pieces, field, self._words)])
 
     def _coded(self, pieces: list[pa.Array], field: pa.Field) -> list[pa.Array]:
         """Pieces of one size with one dictionary, of the words that occur; as they are if they have that already."""
@@ -530,8 +533,7 @@ class ParquetFile:
             self._flush()
         with storage(self._publication.final):
             self._parquet.close()
-        if self._direct:
-            self._publication.take_in()
+        self._hash()
 
     def publish(self) -> File:
         """Make it visible."""
