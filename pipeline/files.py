@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -195,8 +195,8 @@ def check_suffix(path: str, suffix: str) -> None:
 class Publication:
     """A file that appears under its final name complete and durable, or not at all.
 
-    Written in a temporary folder on the same filesystem and hashed on the way; `publish` fsyncs, renames and fsyncs the
-    folder. Usable as a binary file by pyarrow and NumPy; who writes all of `temp` by itself calls `take_in`.
+    Written in a temporary folder on the same filesystem and hashed on the way; `publish` fsyncs and renames. Usable as
+    a binary file by pyarrow and NumPy; who writes all of `temp` by itself calls `take_in`.
     After an error nothing is retried on the same descriptor: a failed fsync may have dropped the data.
 
     Args:
@@ -277,6 +277,7 @@ class Publication:
             block = _idle.pop()
         except IndexError:
             block = memoryview(bytearray(_BACK))
+        self._to_disk(stop)
         with storage(self.final):
             while self._size < stop:
                 got = os.preadv(self._file.fileno(), [block[: stop - self._size]], self._size)
@@ -285,16 +286,24 @@ class Publication:
                         f"{str(self.final)!r} was cut short while it was written. Run the same command again"
                     )
                 self._hash.update(block[:got])
-                self._grow(got)
+                self._size += got
+        self._leave_memory()
         _idle.append(block)
 
     def _grow(self, size: int) -> None:
         self._size += size
-        if self._durable and self._size - self._begun >= _AHEAD:
-            _begin_writing(self._file, self._begun, self._size)
-            self._begun = self._size
-            if not (self._cached or self._draft):
-                _let_go(self._file, self._size - _BEHIND)
+        if self._size - self._begun >= _AHEAD:
+            self._to_disk(self._size)
+            self._leave_memory()
+
+    def _to_disk(self, stop: int) -> None:
+        if self._durable:
+            _begin_writing(self._file, self._begun, stop)
+        self._begun = stop
+
+    def _leave_memory(self) -> None:
+        if self._durable and not (self._cached or self._draft):
+            _let_go(self._file, self._size - _BEHIND)
 
     def rewrite(self, offset: int, data: bytes) -> None:
         """Replace bytes of a draft, such as a header that counts rows."""
@@ -328,7 +337,7 @@ class Publication:
         self._file.close()
 
     def publish(self, rows: int) -> File:
-        """Make the file durable, give it its final name, and return its record."""
+        """Make the file durable, give it its final name, and return its record. For the name see `sync_names`."""
         self._beside.wait()
         with storage(self.final):
             digest = sha256(self.temp) if self._draft else self._hash.hexdigest()
@@ -342,9 +351,6 @@ class Publication:
             self._replaced = self.final.exists()
             move(self.temp, self.final)
             self._visible = True
-            if self._durable:
-                for depth in range(self.name.count("/") + 1):
-                    sync_folder(self.final.parents[depth])
         return File(self.name, self._size, digest, rows)
 
     def abort(self) -> None:
@@ -435,6 +441,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_names(root: Path, names: Iterable[str]) -> None:
+    """Make names relative to `root` survive power loss, those of their folders too; each folder is fsynced once."""
+    folders = {""}
+    for name in names:
+        while name and (name := name.rpartition("/")[0]) not in folders:
+            folders.add(name)
+    with storage(root):
+        for folder in sorted(folders, reverse=True):
+            sync_folder(root / folder)
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -31,6 +31,7 @@ from pipeline.files import (
     read_bytes,
     storage,
     sync_folder,
+    sync_names,
     to_json,
     visible,
     write_all,
@@ -251,15 +252,18 @@ class Manifest:
             self._append({"begun": fresh, "keys": list(keys)})
             self._begun.update(dict.fromkeys(fresh, tuple(keys)))
 
-    def commit(self, part: Part) -> None:
-        """Record a part whose files are durable. From here on it is never done again."""
-        self._append(_facts(part))
-        self._take(part)
+    def commit(self, parts: Sequence[Part]) -> None:
+        """Record parts whose files are durable, once their names are. From here on they are never made again."""
+        if self._durable:
+            sync_names(self.where.root, (file.path for part in parts for file in (*part.files, *part.side)))
+        self._append(*map(_facts, parts))
+        for part in parts:
+            self._take(part)
 
-    def _append(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record) + "\n"
+    def _append(self, *records: Mapping[str, Any]) -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in records)
         with storage(self._journal), self._journal.open("ab", buffering=0) as f:
-            write_all(f, line.encode())
+            write_all(f, lines.encode())
             if self._durable:
                 os.fsync(f.fileno())
 

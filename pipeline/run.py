@@ -52,7 +52,7 @@ from pipeline.plan import Plan, counted, tasks
 from pipeline.policy import Conversion
 from pipeline.progress import progress
 from pipeline.report import Report, quarantined, versions
-from pipeline.stream import Flow, Headstart
+from pipeline.stream import Flow, Headstart, Together
 from pipeline.watchdog import Watchdog
 from pipeline.worker import Ways, Worker, chunk_bytes, probe, read_wanted, taste
 
@@ -67,6 +67,8 @@ _COPIED_AHEAD = 16 << 20
 """Bytes read while torch loads where that is quick: a start for the disk, in buffers that the flow uses anyway."""
 _TRIED = tuple(1 << n for n in range(20, 27))  # batch.bytes=auto
 _MAX_BATCH_ROWS = 1 << 20
+_TOGETHER = 0.05
+"""Seconds that a part waits for others, to be recorded with them: where parts are short the disk has less to do."""
 _MOST_LANES = 4  # where cores are many, other things become the limit, and each writer holds a row group
 
 
@@ -334,9 +336,9 @@ def run(
         with progress("rows", rows, options.progress, options.every) as shown:
             worker = stage.worker(transform, shown.advance, stage.aside, recorder, head)
             shown.lanes = worker.flow.lanes if options.verbose else ()
-            with _closing(engine.map(worker, pending)) as parts:
+            with Together(manifest.commit, _TOGETHER) as ready, _closing(engine.map(worker, pending)) as parts:
                 for part in parts:
-                    manifest.commit(part)
+                    ready.add(part)
                     done[part.key] = part
                     if leak := memory.add():
                         log.warning(leak)

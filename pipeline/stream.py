@@ -298,9 +298,9 @@ class _Ahead(Generic[T]):
         self._join()
 
 
-def _thread(call: Callable[[], None]) -> Callable[[], object]:
+def _thread(call: Callable[[], None], name: str = "pipeline-lane") -> Callable[[], object]:
     """Begin `call` in a thread of its own; what is returned waits for its end."""
-    thread = threading.Thread(target=call, name="pipeline-lane", daemon=True)
+    thread = threading.Thread(target=call, name=name, daemon=True)
     thread.start()
     return thread.join
 
@@ -606,6 +606,53 @@ class Beside:
             threads.shutdown()
 
 
+class Together(Generic[T]):
+    """Items that come one by one, for a call in a thread beside: with the first one go all that come soon after it.
+
+    However the block ends, what came is dealt with, but not after a call that failed.
+
+    Args:
+        call: is given the items in their order. What it raises is raised by the next `add`, or where the block ends.
+        seconds: that the first one waits for others.
+    """
+
+    def __init__(self, call: Callable[[list[T]], None], seconds: float) -> None:
+        self._call = call
+        self._seconds = seconds
+        self._waiting = _Buffer[T](0, _Room(0))
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Together[T]:
+        self._join = _thread(self._work, "pipeline-beside")
+        return self
+
+    def add(self, item: T) -> None:
+        """Hand over an item."""
+        if not self._waiting.put(item, 0):
+            self._raise()
+
+    def _work(self) -> None:
+        try:
+            for first in self._waiting:
+                self._ended.wait(self._seconds)
+                self._call([first, *self._waiting.rest()])
+        except BaseException as e:  # noqa: BLE001  (raised again where somebody is to hear of it)
+            self._error = e
+            self._waiting.stop()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._waiting.end(None)
+        self._join()
+        self._raise()
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+
 # ---- between threads -------------------------------------------------------------------------------------------------
 
 
@@ -661,6 +708,15 @@ class _Buffer(Generic[T]):
             self._room.held -= sum(size for _, size in self._items)
             self._items.clear()
             self._room.freed.notify_all()
+
+    def rest(self) -> list[T]:
+        """Take all that is there, without waiting."""
+        with self._room.lock:
+            items = [item for item, _ in self._items]
+            self._room.held -= sum(size for _, size in self._items)
+            self._items.clear()
+            self._room.freed.notify_all()
+            return items
 
     def __iter__(self) -> Iterator[T]:
         while True:

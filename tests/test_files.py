@@ -9,6 +9,7 @@ import json
 import logging
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from pipeline.files import (
     release_files,
     scratch,
     storage_error,
+    sync_names,
     version,
     write_bytes,
     write_json,
@@ -312,6 +314,33 @@ def test_what_others_append_is_hashed_and_counted(where: Home) -> None:
     file = publication.publish(3)
     assert (where.root / "p.bin").read_bytes() == expected
     assert (file.bytes, file.sha256) == (len(expected), hashlib.sha256(expected).hexdigest())
+
+
+def test_each_folder_of_some_names_is_fsynced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those between a file and the root too, and the root after what is in it."""
+    seen: list[str] = []
+
+    def fsync(fd: int) -> None:
+        seen.append(str(Path(f"/proc/self/fd/{fd}").readlink().relative_to(tmp_path)))
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("the system does not tell what a descriptor is")
+    for folder in ("a=1/b=1", "a=1/b=2", "c"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(os, "fsync", fsync)
+    sync_names(tmp_path, ["a=1/b=1/p", "a=1/b=1/q", "a=1/b=2/p", "c/p", "p", "q"])
+    assert sorted(seen) == [".", "a=1", "a=1/b=1", "a=1/b=2", "c"]
+    assert seen.index("a=1") > max(seen.index("a=1/b=1"), seen.index("a=1/b=2"))
+    assert seen[-1] == "."
+    seen.clear()
+    sync_names(tmp_path, [])
+    assert seen in ([], ["."])
+
+
+def test_a_folder_that_is_gone_is_an_error_of_the_output(tmp_path: Path) -> None:
+    """Whoever records the file must not go on."""
+    with pytest.raises(StorageError, match=f"writing '{re.escape(str(tmp_path))}' failed: No such file"):
+        sync_names(tmp_path, ["gone/p"])
 
 
 def _beside() -> int:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.check.checks import parse
 from pipeline.core import File, Part, Split, Task
 from pipeline.errors import OutputError
 from pipeline.files import home
 from pipeline.manifest import Manifest, read_manifest
+from pipeline.sink.parquet import Parquet
+from pipeline.transform.identity import Identity
+from tests.fakes import Rows, run_rows, table
 
 TASKS = [Task(i, f"key{i}", f"part-{i}", (Split(f"s{i}", "1"),)) for i in range(3)]
 
@@ -27,7 +33,7 @@ def _make(manifest: Manifest, task: Task, text: str = "data", folder: str = "") 
     (manifest.where.root / name).write_text(text)
     made = (File(name, len(text), "0" * 64, 2),)
     ids, versions = zip(*((split.id, split.version) for split in task.splits), strict=True)
-    manifest.commit(Part(task.key, task.index, ids, 2, 2, made, versions=versions))
+    manifest.commit([Part(task.key, task.index, ids, 2, 2, made, versions=versions)])
 
 
 def test_what_is_committed_is_done_for_the_next_run(tmp_path: Path) -> None:
@@ -172,7 +178,7 @@ def test_what_is_left_of_a_part_without_input_stays(tmp_path: Path) -> None:
     for file in files:
         (tmp_path / file.path).parent.mkdir()
         (tmp_path / file.path).write_text("data")
-    manifest.commit(Part("key0", 0, ("s0",), 6, 6, tuple(files)))
+    manifest.commit([Part("key0", 0, ("s0",), 6, 6, tuple(files))])
     (tmp_path / files[0].path).unlink()
     assert [(part.files, part.rows_out) for part in manifest.vanished([])] == [(tuple(files[1:]), 4)]
     manifest.finish([], {})
@@ -249,3 +255,79 @@ def test_a_manifest_that_was_changed_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "rows": 5}))
     with pytest.raises(OutputError, match="do not belong together"):
         read_manifest(tmp_path)
+
+
+@dataclass
+class Order:
+    """Watches what a run does to the disk; names of files are safe once each of their folders was fsynced."""
+
+    root: Path
+    journal: Path
+    data: set[str] = field(default_factory=set)
+    """Temporary files whose bytes are on disk."""
+    missing: dict[str, set[str]] = field(default_factory=dict)
+    """Of each file, the folders that were not fsynced since it was named."""
+    syncs: Counter[str] = field(default_factory=Counter)
+
+    def listed(self) -> list[str]:
+        lines = self.journal.read_text().splitlines() if self.journal.exists() else []
+        records = [json.loads(line) for line in lines]
+        return [file["path"] for record in records if "key" in record for file in (*record["files"], *record["side"])]
+
+    def check(self) -> None:
+        assert not [name for name in self.listed() if self.missing.get(name, {"never named"})]
+
+    def fsync(self, fd: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+        name = os.path.relpath(path, self.root)
+        self.check()
+        self.syncs["journal" if path == str(self.journal) else "folder" if os.path.isdir(path) else "file"] += 1  # noqa: PTH112
+        self.data.add(path)
+        for folders in self.missing.values():
+            folders.discard(name)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self.check()
+        if Path(source).parent == self.root / ".tmp":
+            assert str(source) in self.data, f"{target} is named before it is on disk"
+            name = os.path.relpath(target, self.root)
+            self.missing[name] = {str(folder) for folder in Path(name).parents}
+        REPLACE(source, target)
+
+
+REPLACE = os.replace
+
+
+@pytest.mark.parametrize("keys", [(), ("word",)])
+def test_a_part_is_recorded_once_its_bytes_and_names_are_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: tuple[str, ...]
+) -> None:
+    """What power loss may undo is not in the journal, neither of the data nor of the rows that checks took out."""
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("the system does not tell what a descriptor is")
+    out = tmp_path / "out"
+    order = Order(out, out / "_pipeline" / "journal.jsonl")
+    monkeypatch.setattr(os, "fsync", order.fsync)
+    monkeypatch.setattr(os, "replace", order.replace)
+    checks = parse({"input": [{"column": "id", "max": 450, "action": "quarantine"}]})
+    rows = Rows(table(500), splits_of=50)
+    summary = run_rows(rows, Identity(), out, sink=Parquet(str(out), partition_by=keys), checks=checks)
+    monkeypatch.undo()
+    assert summary["parts"] == 10
+    assert summary["quarantined"] > 0
+    assert len(set(order.listed())) == len(order.listed()) > 10
+    assert set(order.listed()) <= set(order.missing)
+    order.check()
+    assert order.syncs["journal"] <= 11
+
+
+def test_parts_that_are_soon_done_are_recorded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where parts are short, a disk is asked less often than there are parts."""
+    seen: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append(os.readlink(f"/proc/self/fd/{fd}")))  # noqa: PTH115
+    monkeypatch.setattr("pipeline.run._TOGETHER", 60)  # until the end, which waits for nothing
+    run_rows(Rows(table(500), splits_of=10), Identity(), tmp_path / "out")
+    monkeypatch.undo()
+    journal = str(tmp_path / "out" / "_pipeline" / "journal.jsonl")
+    assert seen.count(journal) == 2  # the names of the parts to come, and all parts
+    assert len(read_manifest(tmp_path / "out")["parts"]) == 50

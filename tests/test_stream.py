@@ -8,11 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.stream import Beside, Flow, Headstart, fan, pool, prefetch
+from pipeline.stream import Beside, Flow, Headstart, Together, fan, pool, prefetch
 
 
 def _lanes() -> int:
     return sum(thread.name in ("pipeline-lane", "pipeline-headstart") for thread in threading.enumerate())
+
+
+def _beside() -> int:
+    return sum(thread.name.startswith("pipeline-beside") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
@@ -563,7 +567,7 @@ def test_one_call_at_a_time_is_at_work_beside_its_owner() -> None:
     assert len({thread for _, thread in seen}) == 1
     assert threading.get_ident() not in {thread for _, thread in seen}
     beside.end()
-    assert not any(thread.name.startswith("pipeline-beside") for thread in threading.enumerate())
+    assert _beside() == 0
 
 
 @pytest.mark.parametrize("next_", ["wait", "begin"])
@@ -581,3 +585,86 @@ def test_an_error_beside_is_raised_once_where_it_is_waited_for(next_: str) -> No
     beside.begin(broken)
     beside.end()
     beside.wait()
+
+
+def test_what_comes_soon_after_the_first_goes_with_it() -> None:
+    """In order, none twice, none left."""
+    calls: list[list[int]] = []
+    with Together(calls.append, 60) as together:
+        for i in range(100):
+            together.add(i)
+        assert calls == []
+    assert [i for call in calls for i in call] == list(range(100))
+    assert len(calls) == 1
+    assert _beside() == 0
+
+
+def test_what_comes_late_goes_with_the_next() -> None:
+    """Nothing waits for long, and while a call is at work others gather."""
+    calls: list[list[str]] = []
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def call(items: list[str]) -> None:
+        calls.append(items)
+        begun.release()
+        go.wait()
+
+    with Together(call, 0) as together:
+        together.add("a")
+        begun.acquire()
+        together.add("b")
+        together.add("c")
+        assert calls == [["a"]]
+        go.set()
+        begun.acquire()  # neither another item nor the end of the block is needed
+        assert calls == [["a"], ["b", "c"]]
+    assert calls == [["a"], ["b", "c"]]
+
+
+def test_nothing_came() -> None:
+    """Then nothing is called."""
+    with Together(lambda _: pytest.fail("called"), 0):
+        pass
+    assert _beside() == 0
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_what_came_is_dealt_with_whatever_ends_the_block(seconds: float) -> None:
+    """A part that is done is done, though the next one fails."""
+    calls: list[list[int]] = []
+
+    def block() -> None:
+        with Together(calls.append, seconds) as together:
+            together.add(1)
+            together.add(2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert [i for call in calls for i in call] == [1, 2]
+    assert _beside() == 0
+
+
+@pytest.mark.parametrize("where", ["add", "end"])
+def test_nothing_is_called_after_a_call_that_failed(where: str) -> None:
+    """What it was about may be half done."""
+    calls: list[list[int]] = []
+    failed = threading.Event()
+
+    def call(items: list[int]) -> None:
+        calls.append(items)
+        failed.set()
+        raise OSError("full")
+
+    def block() -> None:
+        with Together(call, 0) as together:
+            together.add(1)
+            failed.wait()
+            if where == "add":
+                for i in range(2, 10_000_000):  # until the thread has ended
+                    together.add(i)
+
+    with pytest.raises(OSError, match="full"):
+        block()
+    assert calls == [[1]]
+    assert _beside() == 0
