@@ -272,6 +272,11 @@ def decodes(source: Source) -> bool:
     return getattr(source, "decodes", True) is not False
 
 
+def advice(of: object) -> str:
+    """One measured way to make the lane of a source, device or sink quicker, by the attribute ``advice``; or ""."""
+    return str(getattr(of, "advice", ""))
+
+
 class Writer(Protocol):
     """One part under construction. Nothing is visible under a final name before `close` returns."""
 

@@ -6,7 +6,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
@@ -48,6 +48,8 @@ class Report:
     device: str
     memory: Memory
     outcomes: Sequence[Outcome] = ()
+    advice: Mapping[str, str] = field(default_factory=dict)
+    """By lane, one measured way to make it quicker."""
 
     @property
     def bottleneck(self) -> str | None:
@@ -62,8 +64,8 @@ class Report:
         """The slowest lane and its share, and what was measured to make it quicker (docs/performance.md)."""
         if self.bottleneck is None:
             return "nothing to do"
-        name = max(self.lanes, key=_load).name
-        return f"{self.bottleneck}; {_ADVICE[name]}" if name in _ADVICE else self.bottleneck
+        advice = self.advice.get(max(self.lanes, key=_load).name)
+        return f"{self.bottleneck}; {advice}" if advice else self.bottleneck
 
     def facts(self) -> dict[str, Any]:
         """Numbers for report.json."""
@@ -141,14 +143,6 @@ class Report:
 def quarantined(parts: Sequence[Part]) -> int:
     """Rows that checks took out."""
     return sum(sum(part.quarantined.values()) for part in parts)
-
-
-_ADVICE = {
-    "read": "with source=parquet, a string column that carry leaves out saves a third of decoding a narrow table",
-    "compute": "+device=cuda, or in long jobs transform=compiled: small steps over the same rows took a sixth",
-    "write": "with sink=parquet, page_checksum=false saves an eighth of encoding, compression=none a fifth of it",
-}
-"""One measured way to speed each lane up: docs/performance.md."""
 
 
 def _load(lane: LaneTimes) -> float:

@@ -36,6 +36,7 @@ from pipeline.core import (
     Task,
     Tensors,
     Transform,
+    advice,
     concurrent,
     decodes,
     rowwise,
@@ -356,6 +357,7 @@ def run(
             device.name,
             memory,
             outcomes,
+            {"read": advice(source), "compute": advice(device), "write": advice(sink)},
         )
         try:
             judge(outcomes)

@@ -11,7 +11,15 @@ import pyarrow as pa
 import pytest
 
 from pipeline.check.checks import parse
+from pipeline.core import advice
+from pipeline.device.cpu import Cpu
 from pipeline.errors import ConfigError
+from pipeline.sink.npy import Npy
+from pipeline.sink.npz import Npz
+from pipeline.sink.parquet import Parquet
+from pipeline.source.npy import Npy as NpySource
+from pipeline.source.npz import Npz as NpzSource
+from pipeline.source.parquet import Parquet as ParquetSource
 from pipeline.transform.standardize import Standardize
 from tests.fakes import Rows, run_rows, same, table
 
@@ -29,6 +37,48 @@ def test_the_first_line_names_the_slowest_lane(tmp_path: Path, capsys: pytest.Ca
     assert report["verdict"].startswith(report["bottleneck"])
     assert int(report["bottleneck"].split("(")[1].split("%")[0]) <= 100
     assert lanes["write"]["threads"] == 3
+
+
+class ToldRows(Rows):
+    """A source with something to say."""
+
+    advice = "read less"
+
+
+class ToldParquet(Parquet):
+    """A sink with something to say."""
+
+    advice = "write less"
+
+
+def test_what_is_advised_is_said_by_the_one_whose_lane_it_is(tmp_path: Path) -> None:
+    """Sources and sinks of your own may, too."""
+    run_rows(ToldRows(table(), 30), same, tmp_path / "a", sink=ToldParquet(str(tmp_path / "a")), nulls="mask")
+    report = json.loads((tmp_path / "a" / "_pipeline" / "report.json").read_text())
+    said = {"read": "; read less", "write": "; write less", "compute": f"; {advice(Cpu())}"}
+    assert report["verdict"] == report["bottleneck"] + said.get(report["bottleneck"].split()[0], "")
+
+
+@pytest.mark.parametrize(
+    ("owner", "words"),
+    [
+        (ParquetSource("x"), "a string column that carry leaves out"),
+        (NpySource("x"), "source.mmap=true"),
+        (NpzSource("x"), "numpy.savez"),
+        (Cpu(), "device=cuda"),
+        (Parquet("x"), "sink.page_checksum=false"),
+        (Npy("x"), "sink.cached=false"),
+        (Npz("x"), "sink=npy"),
+        (Npz("x", compressed=True), "sink.compressed=false"),
+        (object(), ""),
+    ],
+)
+def test_advice_is_about_what_was_chosen(owner: object, words: str) -> None:
+    """And about keys that it has."""
+    given = advice(owner)
+    assert words in given
+    for key in re.findall(r"(?:source|sink)\.(\w+)=", given):
+        assert hasattr(owner, key)
 
 
 def test_nothing_made_is_nothing_slow(tmp_path: Path) -> None:

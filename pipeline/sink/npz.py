@@ -50,6 +50,13 @@ class Npz:
             raise ConfigError(f"sink.durability must be full or rename; got {self.durability!r}")
 
     @property
+    def advice(self) -> str:
+        """How to write quicker, see `pipeline.core.advice`."""
+        if self.compressed:
+            return "sink.compressed=false took an eightieth of the time"
+        return "sink=npy took half the time for one column, since it writes rows once"
+
+    @property
     def single(self) -> bool:
         """Whether all rows go to one file."""
         return Path(self.path).suffix == _SUFFIX

@@ -70,6 +70,7 @@ class Parquet:
     """
 
     columnar: ClassVar[bool] = True
+    advice: ClassVar[str] = "sink.page_checksum=false saves an eighth of encoding, sink.compression=none a fifth of it"
 
     path: str
     compression: str = "snappy"

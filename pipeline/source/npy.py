@@ -50,6 +50,7 @@ class Npy:
     """
 
     decodes: ClassVar[bool] = False
+    advice: ClassVar[str] = "source.mmap=true takes a third less for what is in memory, if nobody writes to the files"
 
     path: str
     column: str = "data"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import IO
+from typing import IO, ClassVar
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
@@ -48,6 +48,8 @@ class Npz:
         fields: read the fields of a structured member as columns, named ``member.field``; else it is one column, which
             is only carried.
     """
+
+    advice: ClassVar[str] = "archives by numpy.savez are read six times as fast as those by savez_compressed"
 
     path: str
     members: Sequence[str] | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 from urllib.parse import unquote
 
 import numpy as np
@@ -61,6 +61,8 @@ class Parquet:
         threads: decode columns in parallel.
         max_row_group_bytes: refuse a file with a row group that unpacks to more.
     """
+
+    advice: ClassVar[str] = "a string column that carry leaves out saves a third of decoding a narrow table"
 
     path: str
     columns: Sequence[str] | None = None
