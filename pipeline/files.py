@@ -451,7 +451,8 @@ def sync_names(root: Path, names: Iterable[str]) -> None:
             folders.add(name)
     with storage(root):
         for folder in sorted(folders, reverse=True):
-            sync_folder(root / folder)
+            with suppress(FileNotFoundError):  # it has gone since, and the names with it
+                sync_folder(root / folder)
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:

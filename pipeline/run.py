@@ -68,8 +68,8 @@ _COPIED_AHEAD = 16 << 20
 """Bytes read while torch loads where that is quick: a start for the disk, in buffers that the flow uses anyway."""
 _TRIED = tuple(1 << n for n in range(20, 27))  # batch.bytes=auto
 _MAX_BATCH_ROWS = 1 << 20
-_TOGETHER = 0.05
-"""Seconds that a part waits for others, to be recorded with them: where parts are short the disk has less to do."""
+_BETWEEN_COMMITS = 0.05
+"""Seconds from one commit to the next, in which parts wait for each other: the disk has less to do for short ones."""
 _MOST_LANES = 4  # where cores are many, other things become the limit, and each writer holds a row group
 
 
@@ -83,7 +83,7 @@ class Options:
         batch_bytes: bytes of the tensors of a batch; None = by a trial of several sizes at the start.
         readers, computers, writers: splits decoded, batches transformed, and parts encoded, at once; None = by the
             cores there are, and one batch if the transform does not say that it may be called by several threads.
-        stream_depth: batches that may wait between two lanes; 0 = one thread.
+        stream_depth: batches that may wait between two lanes; 0 = lanes in turn, in one thread.
         stream_bytes: bytes of all batches that wait between lanes.
         conversion: what may happen to values on their way into tensors and back.
         checks: what must hold of the rows that are read and written.
@@ -337,7 +337,8 @@ def run(
         with progress("rows", rows, options.progress, options.every) as shown:
             worker = stage.worker(transform, shown.advance, stage.aside, recorder, head)
             shown.lanes = worker.flow.lanes if options.verbose else ()
-            with Together(manifest.commit, _TOGETHER) as ready, _closing(engine.map(worker, pending)) as parts:
+            between = _BETWEEN_COMMITS if options.stream_depth else None
+            with Together(manifest.commit, between) as ready, _closing(engine.map(worker, pending)) as parts:
                 for part in parts:
                     ready.add(part)
                     done[part.key] = part

@@ -581,71 +581,101 @@ class Headstart(Generic[K, T]):
 
 
 class Beside:
-    """A thread for one call at a time, beside what its owner does meanwhile. There is none before the first call."""
+    """One call at a time in a thread of its own, which is there as long as the call, beside what its owner does."""
 
     def __init__(self) -> None:
-        self._threads: ThreadPoolExecutor | None = None
-        self._begun: Future[None] | None = None
+        self._error: BaseException | None = None
+        self._join: Callable[[], object] = _nothing
 
     def begin(self, call: Callable[[], None]) -> None:
         """Begin a call, once the one before has ended."""
         self.wait()
-        self._threads = self._threads or ThreadPoolExecutor(1, "pipeline-beside")
-        self._begun = self._threads.submit(call)
+        self._join = _thread(partial(self._run, call), "pipeline-beside")
+
+    def _run(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as e:  # noqa: BLE001  (raised again where somebody waits)
+            self._error = e
 
     def wait(self) -> None:
         """Return when no call is at work; what the last one raised is raised here, once."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            begun.result()
+        self._join()
+        error = self._error
+        self.end()
+        if error is not None:
+            raise error
 
     def end(self) -> None:
-        """As `wait`, and the thread is gone; what was raised is lost."""
-        threads, self._threads, self._begun = self._threads, None, None
-        if threads is not None:
-            threads.shutdown()
+        """As `wait`, but nothing is raised."""
+        self._join()
+        self._join, self._error = _nothing, None
+
+
+def _nothing() -> None:
+    """Nobody is at work."""
 
 
 class Together(Generic[T]):
-    """Items that come one by one, for a call in a thread beside: with the first one go all that come soon after it.
+    """Items that come one by one, for a call in a thread beside: those that come soon after a call wait for each other.
 
     However the block ends, what came is dealt with, but not after a call that failed.
 
     Args:
         call: is given the items in their order. What it raises is raised by the next `add`, or where the block ends.
-        seconds: that the first one waits for others.
+        seconds: from the begin of a call to that of the next, at least; None for a call for each item, in the thread
+            that adds it.
     """
 
-    def __init__(self, call: Callable[[list[T]], None], seconds: float) -> None:
+    def __init__(self, call: Callable[[list[T]], None], seconds: float | None) -> None:
         self._call = call
         self._seconds = seconds
         self._waiting = _Buffer[T](0, _Room(0))
-        self._ended = threading.Event()
+        self._ended, self._done = threading.Event(), threading.Event()
         self._error: BaseException | None = None
+        self._join: Callable[[], object] = _nothing
 
     def __enter__(self) -> Together[T]:
-        self._join = _thread(self._work, "pipeline-beside")
+        if self._seconds is not None:
+            self._join = _thread(partial(self._work, self._seconds), "pipeline-beside")
+        else:
+            self._done.set()
         return self
 
     def add(self, item: T) -> None:
         """Hand over an item."""
-        if not self._waiting.put(item, 0):
+        if self._seconds is None:
+            self._call([item])
+        elif not self._waiting.put(item, 0):
             self._raise()
 
-    def _work(self) -> None:
+    def _work(self, seconds: float) -> None:
+        next_ = 0.0
         try:
             for first in self._waiting:
-                self._ended.wait(self._seconds)
+                self._ended.wait(next_ - time.monotonic())
+                next_ = time.monotonic() + seconds
                 self._call([first, *self._waiting.rest()])
         except BaseException as e:  # noqa: BLE001  (raised again where somebody is to hear of it)
             self._error = e
             self._waiting.stop()
+        finally:
+            self._done.set()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            self._end()
+        except BaseException:  # a signal comes; what is done is dealt with all the same
+            self._end()
+            raise
+        if error is None or isinstance(error, Exception):
+            self._raise()
+
+    def _end(self) -> None:
         self._ended.set()
         self._waiting.end(None)
+        self._done.wait()  # a thread whose `join` was interrupted counts as ended in Python 3.11, although it is not
         self._join()
-        self._raise()
 
     def _raise(self) -> None:
         error, self._error = self._error, None

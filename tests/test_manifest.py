@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.check.checks import parse
-from pipeline.core import File, Part, Split, Task
+from pipeline.core import File, Part, Split, Task, Tensors
 from pipeline.errors import OutputError
 from pipeline.files import home
 from pipeline.manifest import Manifest, read_manifest
@@ -325,9 +326,52 @@ def test_parts_that_are_soon_done_are_recorded_together(tmp_path: Path, monkeypa
     """Where parts are short, a disk is asked less often than there are parts."""
     seen: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: seen.append(os.readlink(f"/proc/self/fd/{fd}")))  # noqa: PTH115
-    monkeypatch.setattr("pipeline.run._TOGETHER", 60)  # until the end, which waits for nothing
+    monkeypatch.setattr("pipeline.run._BETWEEN_COMMITS", 60)  # until the end, which waits for nothing
     run_rows(Rows(table(500), splits_of=10), Identity(), tmp_path / "out")
     monkeypatch.undo()
     journal = str(tmp_path / "out" / "_pipeline" / "journal.jsonl")
-    assert seen.count(journal) == 2  # the names of the parts to come, and all parts
+    assert seen.count(journal) in (2, 3)  # the names of the parts to come, the first part or some, and all others
     assert len(read_manifest(tmp_path / "out")["parts"]) == 50
+
+
+@dataclass
+class WaitsForRecord:
+    """A transform that goes on with the third part when the first two are in the journal."""
+
+    journal: Path
+    calls: list[int] = field(default_factory=list)
+    recorded: list[int] = field(default_factory=list)
+
+    def __call__(self, tensors: Tensors) -> Tensors:
+        self.calls.append(1)
+        end = time.monotonic() + 30
+        while len(self.calls) == 4 and not self.recorded:  # the first call is the trial
+            lines = self.journal.read_text().splitlines()
+            if sum('"key"' in line for line in lines) == 2:
+                self.recorded.append(2)
+            if time.monotonic() > end:
+                raise TimeoutError("not recorded")
+        return tensors
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_parts_are_recorded_while_the_next_one_is_made(tmp_path: Path, depth: int) -> None:
+    """Nothing that is done waits for what is not."""
+    transform = WaitsForRecord(tmp_path / "out" / "_pipeline" / "journal.jsonl")
+    rows = Rows(table(300), splits_of=100)
+    run_rows(rows, transform, tmp_path / "out", batch_rows=100, stream_depth=depth, columns=["id"], carry="none")
+    assert transform.recorded == [2]
+
+
+def test_rename_alone_asks_the_disk_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for data nor for names nor for records: what a run asks for does not hang on the number of parts."""
+    seen: list[int] = []
+    monkeypatch.setattr(os, "fsync", seen.append)
+    asked = []
+    for size in (300, 30):
+        out = tmp_path / str(size)
+        sink = Parquet(str(out), partition_by=["word"], durability="rename")
+        run_rows(Rows(table(300), splits_of=size), Identity(), out, sink=sink)
+        asked.append(len(seen))
+        seen.clear()
+    assert asked[0] == asked[1]

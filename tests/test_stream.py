@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
@@ -548,7 +551,7 @@ def _pools() -> int:
 
 
 def test_one_call_at_a_time_is_at_work_beside_its_owner() -> None:
-    """In another thread, the same each time, which is gone in the end."""
+    """In another thread, which is gone when it is done."""
     beside, go = Beside(), threading.Event()
     seen: list[tuple[str, int]] = []
     beside.end()  # nothing was begun
@@ -564,10 +567,9 @@ def test_one_call_at_a_time_is_at_work_beside_its_owner() -> None:
     assert [name for name, _ in seen][:1] == ["first"]
     beside.wait()
     assert [name for name, _ in seen] == ["first", "second"]
-    assert len({thread for _, thread in seen}) == 1
     assert threading.get_ident() not in {thread for _, thread in seen}
-    beside.end()
     assert _beside() == 0
+    beside.end()
 
 
 @pytest.mark.parametrize("next_", ["wait", "begin"])
@@ -587,15 +589,14 @@ def test_an_error_beside_is_raised_once_where_it_is_waited_for(next_: str) -> No
     beside.wait()
 
 
-def test_what_comes_soon_after_the_first_goes_with_it() -> None:
-    """In order, none twice, none left."""
+def test_what_comes_soon_after_a_call_goes_together() -> None:
+    """The first has nothing to wait for. In order, none twice, none left."""
     calls: list[list[int]] = []
     with Together(calls.append, 60) as together:
         for i in range(100):
             together.add(i)
-        assert calls == []
     assert [i for call in calls for i in call] == list(range(100))
-    assert len(calls) == 1
+    assert len(calls) <= 2
     assert _beside() == 0
 
 
@@ -619,6 +620,26 @@ def test_what_comes_late_goes_with_the_next() -> None:
         begun.acquire()  # neither another item nor the end of the block is needed
         assert calls == [["a"], ["b", "c"]]
     assert calls == [["a"], ["b", "c"]]
+
+
+def test_without_a_thread_each_item_is_dealt_with_at_once() -> None:
+    """As lanes are in turn then; an error ends it."""
+    calls: list[tuple[list[int], int]] = []
+
+    def call(items: list[int]) -> None:
+        calls.append((items, threading.get_ident()))
+        if items == [2]:
+            raise ValueError("two")
+
+    def block() -> None:
+        with Together(call, None) as together:
+            for i in range(5):
+                together.add(i)
+                assert len(calls) == i + 1
+
+    with pytest.raises(ValueError, match="two"):
+        block()
+    assert calls == [([i], threading.get_ident()) for i in range(3)]
 
 
 def test_nothing_came() -> None:
@@ -647,7 +668,7 @@ def test_what_came_is_dealt_with_whatever_ends_the_block(seconds: float) -> None
 
 @pytest.mark.parametrize("where", ["add", "end"])
 def test_nothing_is_called_after_a_call_that_failed(where: str) -> None:
-    """What it was about may be half done."""
+    """What it was about may be half done. The error comes at the next item, or at the end."""
     calls: list[list[int]] = []
     failed = threading.Event()
 
@@ -656,15 +677,90 @@ def test_nothing_is_called_after_a_call_that_failed(where: str) -> None:
         failed.set()
         raise OSError("full")
 
+    def more(together: Together[int]) -> None:
+        for i in range(2, 1_000_000):  # until the thread has ended
+            together.add(i)
+
     def block() -> None:
         with Together(call, 0) as together:
             together.add(1)
             failed.wait()
             if where == "add":
-                for i in range(2, 10_000_000):  # until the thread has ended
-                    together.add(i)
+                with pytest.raises(OSError, match="full"):
+                    more(together)
+        if where == "add":
+            raise OSError("full")  # not once more
 
     with pytest.raises(OSError, match="full"):
         block()
     assert calls == [[1]]
+    assert _beside() == 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_signal_is_not_replaced_by_an_error_of_a_call(error: type[BaseException]) -> None:
+    """Who interrupts a program gets his way; an error that comes later is the result of the first."""
+    called = threading.Event()
+
+    def call(_: list[int]) -> None:
+        called.set()
+        raise OSError("full")
+
+    def block() -> None:
+        with Together(call, 0) as together:
+            together.add(1)
+            called.wait()
+            raise error("block")
+
+    with pytest.raises(OSError if error is ValueError else error):
+        block()
+    assert _beside() == 0
+
+
+def test_a_signal_that_comes_at_the_end_waits_for_what_is_at_work() -> None:
+    """Else it would go on after its owner has given everything back, or die with the process."""
+    calls: list[list[int]] = []
+    begun, go = threading.Event(), threading.Event()
+    main = threading.get_ident()
+
+    def call(items: list[int]) -> None:
+        begun.set()
+        go.wait()
+        calls.append(items)
+
+    def signals() -> None:
+        begun.wait()
+        while not waits():
+            pass
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    def waits() -> bool:
+        frames: list[str] = []
+        frame: FrameType | None = sys._current_frames()[main]
+        while frame is not None:
+            frames.append(frame.f_code.co_name)
+            frame = frame.f_back
+        return "_end" in frames and "wait" in frames
+
+    def interrupted(*_: object) -> None:
+        go.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupted)
+    thread = threading.Thread(target=signals)
+    thread.start()
+
+    def block() -> None:
+        with Together(call, 0) as together:
+            together.add(1)
+            begun.wait()
+            together.add(2)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            block()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        thread.join()
+    assert calls == [[1], [2]]
     assert _beside() == 0
