@@ -445,14 +445,14 @@ def sync_folder(folder: Path) -> None:
 
 def sync_names(root: Path, names: Iterable[str]) -> None:
     """Make names relative to `root` survive power loss, those of their folders too; each folder is fsynced once."""
-    folders = {""}
+    folders: dict[str, str] = {}  # each with a name in it, by which the user knows it
     for name in names:
-        while name and (name := name.rpartition("/")[0]) not in folders:
-            folders.add(name)
-    with storage(root):
-        for folder in sorted(folders, reverse=True):
-            with suppress(FileNotFoundError):  # it has gone since, and the names with it
-                sync_folder(root / folder)
+        folder = name
+        while folder and (folder := folder.rpartition("/")[0]) not in folders:
+            folders[folder] = name
+    for folder in sorted(folders, reverse=True):
+        with storage(root / folders[folder]), suppress(FileNotFoundError):  # it has gone since, and the names with it
+            sync_folder(root / folder)
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:

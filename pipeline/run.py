@@ -68,7 +68,7 @@ _COPIED_AHEAD = 16 << 20
 """Bytes read while torch loads where that is quick: a start for the disk, in buffers that the flow uses anyway."""
 _TRIED = tuple(1 << n for n in range(20, 27))  # batch.bytes=auto
 _MAX_BATCH_ROWS = 1 << 20
-_BETWEEN_COMMITS = 0.05
+_BETWEEN_COMMITS: float | None = 0.05
 """Seconds from one commit to the next, in which parts wait for each other: the disk has less to do for short ones."""
 _MOST_LANES = 4  # where cores are many, other things become the limit, and each writer holds a row group
 

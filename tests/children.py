@@ -242,7 +242,7 @@ def _import_all() -> None:
     from pipeline.__main__ import main
 
     main(["--cfg=job"])
-    pipeline.run._BETWEEN_COMMITS = 0  # so that faults meet outputs of which some parts are recorded
+    pipeline.run._BETWEEN_COMMITS = None  # one after the other: the k-th call is the same one each time
     gc.collect()
     gc.freeze()  # pages of what is there stay shared
 
