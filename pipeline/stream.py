@@ -3,7 +3,8 @@
 A lane is a generator over the lane before it. `prefetch` moves it to a thread behind a bounded buffer; with depth 0 the
 same generator runs in the caller's thread. `fan` gives each group of items a thread of its own, some at once, and
 `pool` has several threads for single items; both keep the order. Short items take all lanes in one of the threads of a
-pool (`Flow.along`). An exception travels down, an early close travels up, and neither leaves a thread behind.
+pool (`Flow.along`). An exception travels down, an early close travels up, and neither leaves a thread behind. What is
+to be done beside a lane, hashing or recording, goes to `Beside` and `Together`.
 """
 
 from __future__ import annotations
