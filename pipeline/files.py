@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import glob
 import hashlib
@@ -30,9 +29,6 @@ from pipeline.stream import Beside
 
 log = logging.getLogger("pipeline")
 
-_LIBC = ctypes.CDLL(None)
-_SYNC_FILE_RANGE_WRITE = 2
-
 _GLOB = frozenset("*?[")
 _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet"}
 """Suffixes that tell which source or sink is meant."""
@@ -51,7 +47,7 @@ _idle: list[memoryview] = []
 """Memory to read back into, which is used again: fresh pages are dear."""
 
 _AHEAD = 8 << 20
-"""Bytes after which the disk is told to begin, so that the fsync at the end has little left to wait for."""
+"""Bytes after which what is written goes to the disk, beside what follows: the end has little left to wait for."""
 
 _BEHIND = 8 * _AHEAD
 """Bytes that the disk is given to write before they are let go, where a file is not to stay in memory."""
@@ -196,7 +192,8 @@ class Publication:
     """A file that appears under its final name complete and durable, or not at all.
 
     Written in a temporary folder on the same filesystem and hashed on the way; `publish` fsyncs and renames. Usable as
-    a binary file by pyarrow and NumPy; who writes all of `temp` by itself calls `take_in`.
+    a binary file by pyarrow and NumPy; who writes all of `temp` by itself calls `take_in`. A long file is fsynced on
+    the way too, beside what is written, so that the last fsync has little to wait for.
     After an error nothing is retried on the same descriptor: a failed fsync may have dropped the data.
 
     Args:
@@ -220,8 +217,8 @@ class Publication:
         self._draft = draft
         self._cached = cached
         self._hash = hashlib.sha256()
-        self._beside = Beside()
-        self._size = self._begun = 0
+        self._beside, self._flush = Beside(), Beside()
+        self._size = 0
         with storage(self.final):
             try:
                 self._file = self._create()
@@ -277,8 +274,9 @@ class Publication:
             block = _idle.pop()
         except IndexError:
             block = memoryview(bytearray(_BACK))
-        self._to_disk(stop)
         with storage(self.final):
+            if _far(self._size, stop):
+                self._to_disk()
             while self._size < stop:
                 got = os.preadv(self._file.fileno(), [block[: stop - self._size]], self._size)
                 if not got:
@@ -291,15 +289,15 @@ class Publication:
         _idle.append(block)
 
     def _grow(self, size: int) -> None:
-        self._size += size
-        if self._size - self._begun >= _AHEAD:
-            self._to_disk(self._size)
+        before, self._size = self._size, self._size + size
+        if _far(before, self._size):
+            self._to_disk()
             self._leave_memory()
 
-    def _to_disk(self, stop: int) -> None:
-        if self._durable:
-            _begin_writing(self._file, self._begun, stop)
-        self._begun = stop
+    def _to_disk(self) -> None:
+        """Let the disk work on what is there, unless it has not done with what was there before."""
+        if self._durable and self._flush.idle():
+            self._flush.begin(partial(os.fsync, self._file.fileno()))
 
     def _leave_memory(self) -> None:
         if self._durable and not (self._cached or self._draft):
@@ -334,6 +332,7 @@ class Publication:
         """Close the descriptor without publishing. Harmless when called twice."""
         self.closed = True
         self._beside.end()
+        self._flush.end()
         self._file.close()
 
     def publish(self, rows: int) -> File:
@@ -342,6 +341,7 @@ class Publication:
         with storage(self.final):
             digest = sha256(self.temp) if self._draft else self._hash.hexdigest()
             if self._durable:
+                self._flush.wait()
                 os.fsync(self._file.fileno())
                 if not self._cached:
                     _let_go(self._file, self._size)
@@ -392,11 +392,8 @@ def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
         view = view[file.write(view[:_BLOCK]) :]
 
 
-def _begin_writing(file: io.FileIO, start: int, stop: int) -> None:
-    """Let the disk begin with these bytes (Linux; see sync_file_range(2)). That they are there, only fsync tells."""
-    if hasattr(_LIBC, "sync_file_range"):
-        size = ctypes.c_int64
-        _LIBC.sync_file_range(file.fileno(), size(start), size(stop - start), _SYNC_FILE_RANGE_WRITE)
+def _far(start: int, stop: int) -> bool:
+    return stop // _AHEAD > start // _AHEAD
 
 
 def _let_go(file: io.FileIO, stop: int) -> None:

@@ -587,17 +587,25 @@ class Beside:
     def __init__(self) -> None:
         self._error: BaseException | None = None
         self._join: Callable[[], object] = _nothing
+        self._busy = False
 
     def begin(self, call: Callable[[], None]) -> None:
         """Begin a call, once the one before has ended."""
         self.wait()
+        self._busy = True
         self._join = _thread(partial(self._run, call), "pipeline-beside")
+
+    def idle(self) -> bool:
+        """Whether nothing is at work: what is begun now begins at once."""
+        return not self._busy
 
     def _run(self, call: Callable[[], None]) -> None:
         try:
             call()
         except BaseException as e:  # noqa: BLE001  (raised again where somebody waits)
             self._error = e
+        finally:
+            self._busy = False
 
     def wait(self) -> None:
         """Return when no call is at work; what the last one raised is raised here, once."""

@@ -560,14 +560,17 @@ def test_one_call_at_a_time_is_at_work_beside_its_owner() -> None:
         go.wait()
         seen.append(("first", threading.get_ident()))
 
+    assert beside.idle()
     beside.begin(first)
     assert not seen
+    assert not beside.idle()
     go.set()
     beside.begin(lambda: seen.append(("second", threading.get_ident())))
     assert [name for name, _ in seen][:1] == ["first"]
     beside.wait()
     assert [name for name, _ in seen] == ["first", "second"]
     assert threading.get_ident() not in {thread for _, thread in seen}
+    assert beside.idle()
     assert _beside() == 0
     beside.end()
 
@@ -581,6 +584,8 @@ def test_an_error_beside_is_raised_once_where_it_is_waited_for(next_: str) -> No
 
     beside = Beside()
     beside.begin(broken)
+    while not beside.idle():  # an error ends the call too
+        pass
     with pytest.raises(ValueError, match="beside"):
         beside.wait() if next_ == "wait" else beside.begin(broken)
     beside.wait()
