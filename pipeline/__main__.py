@@ -35,7 +35,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline import __version__, config
+from pipeline import __version__, config, lean
 from pipeline.config import force
 from pipeline.day import today
 from pipeline.errors import ConfigError, PipelineError, RetryError
@@ -270,6 +270,10 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
                 head = head_start(parts["source"], parts["sink"], _options(cfg, plain, door))
             if head is not None:
                 stack.callback(head.stop)
+            if not config.known(plain):
+                lean.complete()
+            elif _Door.starting:
+                lean.load()
 
         with _loading():
             parts, plain = config.build(cfg, begin)

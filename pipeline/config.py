@@ -362,6 +362,11 @@ def _refused(specs: Mapping[str, Any]) -> list[str]:
     return [line for group, spec in specs.items() for line in around.refuse(spec, group)] if around else []
 
 
+def known(raw: Mapping[str, Any]) -> bool:
+    """Whether all code that a plain configuration names is this package's own, or layers of torch."""
+    return all(each.startswith(("pipeline.", "torch.nn.")) for group in GROUPS for each in targets(raw[group]))
+
+
 def unresolved(cfg: DictConfig) -> Any:
     """The configuration as plain data, with its interpolations as they were written."""
     return OmegaConf.to_container(cfg, resolve=False)

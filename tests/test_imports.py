@@ -29,6 +29,7 @@ TABLE = {
     "files": [*WAIST, "stream"],
     "npy": WAIST,
     "compiling": WAIST,
+    "lean": [],
     "timeline": [],
     "stream": [*WAIST, "timeline"],
     "filter": WAIST,
@@ -124,6 +125,7 @@ FENCES = {
     "torch": [
         "core",
         "compiling",
+        "lean",
         "tensors",
         "transform.*",
         "device.*",
