@@ -363,8 +363,10 @@ def _refused(specs: Mapping[str, Any]) -> list[str]:
 
 
 def known(raw: Mapping[str, Any]) -> bool:
-    """Whether all code that a plain configuration names is this package's own, or layers of torch."""
-    return all(each.startswith(("pipeline.", "torch.nn.")) for group in GROUPS for each in targets(raw[group]))
+    """Whether all that a job does with torch is known: code of ours and layers of torch compute with plain tensors."""
+    plain = all(value == "error" for key, value in _flat(raw["conversion"], "") if key.split(".")[-1] == "ragged")
+    named = (each for group in GROUPS for each in targets(raw[group]))
+    return plain and all(each.startswith(("pipeline.", "torch.nn.")) for each in named)
 
 
 def unresolved(cfg: DictConfig) -> Any:

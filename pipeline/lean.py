@@ -2,17 +2,20 @@
 
 They tell the shape of a result without computing it, for tensors on the device "meta" (torch/_meta_registrations.py).
 Tracing makes such tensors, that of torch.compile and of torch.export, and begins with the import of torch._dynamo; so
-do programs that build a model before they have its weights. Whatever computes does not ask for them.
+do programs that build a model before they have its weights. With them goes torch.Generator, which is made ready there.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
+
+_TRIED = "2.13."
+"""Versions with which tests compare all layers of torch with and without; others are imported as they are."""
 
 _META = "torch._meta_registrations"
 _TRACING = "torch._dynamo"
@@ -20,39 +23,43 @@ _TRACING = "torch._dynamo"
 
 def load() -> None:
     """Import torch without them, unless it is there. What goes wrong, the next import finds again."""
-    if "torch" in sys.modules:
+    if "torch" in sys.modules or not _tried():
         return
-    stand_in = sys.modules[_META] = _StandIn(_META)
-    with suppress(Exception):
-        import_module("torch")
-    stand_in.leave()
+    sys.modules[_META] = _StandIn(_META)
     sys.meta_path.insert(0, _finder)
-    if _TRACING in sys.modules:
-        complete()
+    try:
+        import_module("torch")
+    except Exception:  # noqa: BLE001  (of whatever kind)
+        _leave()
 
 
 def complete() -> None:
-    """Import them too, if torch is there."""
+    """Import them too, if torch is there without."""
     if _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
-    if "torch" in sys.modules:
+        _leave()
         import_module(_META)
 
 
+def _tried() -> bool:
+    try:
+        return version("torch").startswith(_TRIED)
+    except PackageNotFoundError:
+        return False
+
+
+def _leave() -> None:
+    sys.meta_path.remove(_finder)
+    del sys.modules[_META]
+
+
 class _StandIn(ModuleType):
-    """Is found in their place while torch is imported; whoever looks for one of them has it."""
+    """Is found in their place; whoever looks for one of them has it."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # asked of each module that there is
             raise AttributeError(name)
-        self.leave()
-        return getattr(import_module(_META), name)
-
-    def leave(self) -> None:
-        """As if they had never been imported."""
-        for owner, name in ((sys.modules, _META), (vars(sys.modules.get("torch", self)), _META.rpartition(".")[2])):
-            if owner.get(name) is self:
-                del owner[name]
+        complete()
+        return getattr(sys.modules[_META], name)
 
 
 class _Finder:

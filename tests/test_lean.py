@@ -26,27 +26,31 @@ print(json.dumps(told))
 """
 
 
-def python(code: str, folder: Path) -> str:
-    """What a new process prints that runs this code."""
+def python(words: list[str], folder: Path) -> str:
+    """What a new process prints last."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
 
 def test_what_is_completed_lacks_nothing(tmp_path: Path) -> None:
     """Operators, modules and names are those of a plain import; before, many are missing."""
-    plain = json.loads(python(FOUND, tmp_path))
-    lean = json.loads(python(f"from pipeline import lean; lean.load(){FOUND}", tmp_path))
-    completed = json.loads(python(f"from pipeline import lean; lean.load(); lean.complete(){FOUND}", tmp_path))
+    plain = json.loads(python(["-c", FOUND], tmp_path))
+    lean = json.loads(python(["-c", f"from pipeline import lean; lean.load(){FOUND}"], tmp_path))
+    completed = json.loads(python(["-c", f"from pipeline import lean; lean.load(); lean.complete(){FOUND}"], tmp_path))
     assert completed == plain
     assert len(lean["Meta"]) < 0.6 * len(plain["Meta"])
-    assert "torch._meta_registrations" not in lean["modules"]
-    assert "_meta_registrations" not in lean["names"]
     missing = {name for key in KEYS if key != "Meta" for name in set(plain[key]) - set(lean[key])}
     assert {name.split("::")[0] for name in missing} <= {"prims", "debugprims", "rngprims"}  # the words of traces
+
+
+def test_layers_make_the_same_of_the_same(tmp_path: Path) -> None:
+    """All that torch has, which is what a configuration may name beside our own code, bit for bit."""
+    lean, plain = (json.loads(python(["-m", "tests.layers", *words], tmp_path)) for words in (["lean"], []))
+    assert (lean["whole"], plain["whole"]) == (False, True)
+    assert lean["layers"] == plain["layers"]
+    assert len({bits for bits, _ in plain["layers"].values()}) > 80
 
 
 @pytest.mark.parametrize(
@@ -55,6 +59,8 @@ def test_what_is_completed_lacks_nothing(tmp_path: Path) -> None:
         "torch.compile(torch.cdist, backend='eager')(torch.ones(2, 3), torch.ones(2, 3))",
         "torch._subclasses.FakeTensorMode().from_tensor(torch.ones(2)).device",
         "torch.export.export(torch.nn.Linear(2, 3), (torch.ones(2, 2),))",
+        "from torch._meta_registrations import meta_index_Tensor",
+        "import torch._decomp, torch._refs, torch._prims; lean.complete()",
         "lean.complete()",
     ],
 )
@@ -65,45 +71,56 @@ from pipeline import lean
 lean.load()
 import torch
 meta = torch.empty(2, 3, device="meta")
+assert not hasattr(torch._meta_registrations, "__file__")
 try:
     torch.cdist(meta, meta)
 except NotImplementedError:
     {tracing}
+    assert torch.Generator().manual_seed(1).initial_seed() == 1
     print(torch.cdist(meta, meta).shape)
 """
-    assert python(code, tmp_path) == "torch.Size([2, 2])"
+    assert python(["-c", code], tmp_path) == "torch.Size([2, 2])"
 
 
-def test_whoever_looks_for_one_while_torch_is_imported_finds_it(tmp_path: Path) -> None:
-    """As an extension might that torch loads at the end of its import."""
-    code = """
-from pipeline import lean
-made = lean._StandIn("torch._meta_registrations")
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("lean.complete()", False),
+        ("import torch", True),
+        ("lean._TRIED = '1.'", True),
+        ("lean._TRIED = '1.'; lean.load(); lean.complete()", True),
+    ],
+)
+def test_any_other_torch_stays_as_it_is(change: str, found: bool, tmp_path: Path) -> None:
+    """One that is there already, and one with which this was not tried."""
+    code = f"""
 import sys
-sys.modules[made.__name__] = made
-import torch
-assert not hasattr(made, "__file__") and sys.modules[made.__name__] is made
-from torch._meta_registrations import meta_index_Tensor
-print(meta_index_Tensor.__module__, sys.modules[made.__name__] is made)
-"""
-    assert python(code, tmp_path) == "torch._meta_registrations False"
-
-
-def test_a_torch_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
-    """And one that is broken is for its next import to tell of."""
-    there = "import sys, torch; from pipeline import lean; lean.load(); print('torch._prims' in sys.modules)"
-    assert python(there, tmp_path) == "True"
-    (tmp_path / "torch.py").write_text("raise RuntimeError('broken')")
-    broken = """
 from pipeline import lean
+{change}
 lean.load()
-lean.complete()
+import torch
+print("torch._prims" in sys.modules)
+"""
+    assert python(["-c", code], tmp_path) == str(found)
+
+
+@pytest.mark.parametrize("after", ["lean.complete()", "lean.load()"])
+def test_a_broken_torch_is_for_its_import_to_tell_of(after: str, tmp_path: Path) -> None:
+    """And one that is not installed at all."""
+    (tmp_path / "torch.py").write_text("raise RuntimeError('broken')")
+    code = f"""
+import sys
+from pipeline import lean
+before = list(sys.meta_path)
+lean.load()
+{after}
+assert sys.meta_path == before and not any(name.startswith("torch.") for name in sys.modules)
 try:
     import torch
 except RuntimeError as e:
     print(e)
 """
-    assert python(broken, tmp_path) == "broken"
+    assert python(["-c", code], tmp_path) == "broken"
 
 
 JOBS = """
@@ -136,7 +153,7 @@ def test_code_of_others_has_all_of_torch(jobs: list[str], found: list[bool], tmp
         "    assert torch.cdist(meta, meta).shape == (2, 2)\n    return tensors\n"
     )
     words = [[*job.split(), f"sink.path=out{i}.npy"] for i, job in enumerate(jobs)]
-    assert python(JOBS.format(jobs=words), tmp_path) == str(found)
+    assert python(["-c", JOBS.format(jobs=words)], tmp_path) == str(found)
     for i, job in enumerate(jobs):
         least = 0 if "mine" in job else int(job[-1])
         assert np.array_equal(np.load(tmp_path / f"out{i}.npy"), np.arange(6.0).reshape(3, 2).clip(least))
@@ -158,5 +175,7 @@ def test_code_of_others_has_all_of_torch(jobs: list[str], found: list[bool], tmp
 def test_what_is_known_is_ours_or_a_layer(group: str, transform: dict[str, Any], expected: bool) -> None:
     """All that the configuration names, however deep."""
     ours = {"_target_": "pipeline.x.Y"}
-    raw = dict.fromkeys(("source", "transform", "sink", "engine"), ours)
-    assert known({**raw, group: transform}) == expected
+    raw = {**dict.fromkeys(("source", "transform", "sink", "engine"), ours), group: transform}
+    assert known({**raw, "conversion": {"ragged": "error", "columns": {}}}) == expected
+    assert not known({**raw, "conversion": {"ragged": "jagged", "columns": {}}})
+    assert not known({**raw, "conversion": {"ragged": "error", "columns": {"x": {"ragged": "jagged"}}}})
