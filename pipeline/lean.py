@@ -35,8 +35,7 @@ def load() -> None:
 
 def complete() -> None:
     """Import them too, if torch is there without."""
-    if _finder in sys.meta_path:
-        _leave()
+    if _leave():
         import_module(_META)
 
 
@@ -47,9 +46,12 @@ def _tried() -> bool:
         return False
 
 
-def _leave() -> None:
-    sys.meta_path.remove(_finder)
-    del sys.modules[_META]
+def _leave() -> bool:
+    there = _finder in sys.meta_path
+    if there:
+        sys.meta_path.remove(_finder)
+        del sys.modules[_META]
+    return there
 
 
 class _StandIn(ModuleType):

@@ -316,17 +316,20 @@ def test_a_long_file_goes_to_the_disk_while_it_is_written(
 
     monkeypatch.setattr(os, "fsync", fsync)
     publication, block = Publication(where, "p.bin", durable=durable), bytes(5 << 20)
-    append()
-    assert sizes == []  # short files wait for their end
-    append()
-    if durable:
-        begun.acquire()
-        assert sizes == [10 << 20]
-    append()
-    append()
-    go.set()
+    try:
+        append()
+        assert sizes == []  # short files wait for their end
+        append()
+        if durable:
+            begun.acquire()
+            assert 8 << 20 <= sizes[0] <= 10 << 20
+        append()
+        append()
+        assert len(sizes) == durable
+    finally:
+        go.set()
     assert publication.publish(1).bytes == 20 << 20
-    assert sizes == ([10 << 20, 20 << 20] if durable else [])
+    assert sizes[1:] == ([20 << 20] if durable else [])
 
 
 @pytest.mark.parametrize("end", ["write", "publish", "abort"])
