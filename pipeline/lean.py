@@ -19,18 +19,22 @@ _TRIED = "2.13."
 
 _META = "torch._meta_registrations"
 _TRACING = "torch._dynamo"
+_LOADED = ("_decomp", "_prims", "_refs")
+"""Modules of torch that come with them."""
 
 
 def load() -> None:
-    """Import torch without them, unless it is there. What goes wrong, the next import finds again."""
+    """Import torch without them, unless it is there, or is a version with which this was not tried."""
     if "torch" in sys.modules or not _tried():
         return
     sys.modules[_META] = _StandIn(_META)
     sys.meta_path.insert(0, _finder)
     try:
-        import_module("torch")
-    except Exception:  # noqa: BLE001  (of whatever kind)
+        torch = import_module("torch")
+    except BaseException:
         _leave()
+        raise
+    torch._lazy_modules.update(_LOADED)  # noqa: SLF001  (what else an attribute of torch finds by importing it)
 
 
 def complete() -> None:

@@ -303,7 +303,7 @@ def run(
         _check_drawn()
     stage = prepare(source, transform, sink, engine, device, options)
     _check_places(stage)
-    durable = getattr(sink, "durability", "full") == "full"
+    durable = _durable(sink)
     with (
         lock(stage.where.state, wait=options.lock == "wait", timeout=options.lock_timeout) as waited,
         scratch(stage.where),
@@ -458,9 +458,14 @@ def prepare(
 def _aside(where: Home, sink: Sink, rules: Rules, given: Schema, stored: Schema) -> Aside:
     """Where refused rows go, if their columns can be kept there."""
     schemas = {phase: schema for phase, schema in zip(PHASES, (given, stored), strict=True) if rules.refuses(phase)}
-    aside = Aside(where, schemas, getattr(sink, "durability", "full") == "full")
+    aside = Aside(where, schemas, _durable(sink))
     aside.check()
     return aside
+
+
+def _durable(sink: Sink) -> bool:
+    """Whether what is written is fsynced."""
+    return getattr(sink, "durability", "full") == "full"
 
 
 def _in_flight(options: Options, computers: int) -> int:
@@ -723,7 +728,7 @@ def _report(stage: Stage, report: Report, recorder: Recorder | None = None, erro
         "config": options.config,
     }
     with suppress(PipelineError):  # a report that cannot be written loses nothing of the output
-        write_json(path, facts)
+        write_json(path, facts, durable=_durable(stage.sink))
     say(f"{facts['state']}: {stage.plan.names['transform']} on {stage.device.name}\n{report.text(os.fspath(path))}")
     if recorder is not None:
         _draw(stage, report, facts, recorder)

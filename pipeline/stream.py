@@ -587,17 +587,22 @@ class Beside:
     def __init__(self) -> None:
         self._error: BaseException | None = None
         self._join: Callable[[], object] = _nothing
-        self._busy = False
+        self._done = threading.Event()
+        self._done.set()
 
     def begin(self, call: Callable[[], None]) -> None:
         """Begin a call, once the one before has ended."""
         self.wait()
-        self._busy = True
-        self._join = _thread(partial(self._run, call), "pipeline-beside")
+        try:
+            self._done.clear()
+            self._join = _thread(partial(self._run, call), "pipeline-beside")
+        except BaseException:  # the system gives no more threads
+            self._done.set()
+            raise
 
     def idle(self) -> bool:
         """Whether nothing is at work: what is begun now begins at once."""
-        return not self._busy
+        return self._done.is_set()
 
     def _run(self, call: Callable[[], None]) -> None:
         try:
@@ -605,11 +610,11 @@ class Beside:
         except BaseException as e:  # noqa: BLE001  (raised again where somebody waits)
             self._error = e
         finally:
-            self._busy = False
+            self._done.set()
 
     def wait(self) -> None:
         """Return when no call is at work; what the last one raised is raised here, once."""
-        self._join()
+        self._ended()
         error = self._error
         self.end()
         if error is not None:
@@ -617,8 +622,12 @@ class Beside:
 
     def end(self) -> None:
         """As `wait`, but nothing is raised."""
-        self._join()
+        self._ended()
         self._join, self._error = _nothing, None
+
+    def _ended(self) -> None:
+        self._done.wait()  # a thread whose `join` was interrupted counts as ended in Python 3.11, although it is not
+        self._join()
 
 
 def _nothing() -> None:
@@ -683,7 +692,7 @@ class Together(Generic[T]):
     def _end(self) -> None:
         self._ended.set()
         self._waiting.end(None)
-        self._done.wait()  # a thread whose `join` was interrupted counts as ended in Python 3.11, although it is not
+        self._done.wait()  # as in `Beside`
         self._join()
 
     def _raise(self) -> None:

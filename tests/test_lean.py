@@ -38,8 +38,9 @@ def test_what_is_completed_lacks_nothing(tmp_path: Path) -> None:
     """Operators, modules and names are those of a plain import; before, many are missing."""
     plain = json.loads(python(["-c", FOUND], tmp_path))
     lean = json.loads(python(["-c", f"from pipeline import lean; lean.load(){FOUND}"], tmp_path))
-    completed = json.loads(python(["-c", f"from pipeline import lean; lean.load(); lean.complete(){FOUND}"], tmp_path))
-    assert completed == plain
+    for before in ("", "import torch; torch._refs; torch._decomp; torch._prims; "):
+        code = f"from pipeline import lean; lean.load(); {before}lean.complete(){FOUND}"
+        assert json.loads(python(["-c", code], tmp_path)) == plain
     assert len(lean["Meta"]) < 0.6 * len(plain["Meta"])
     missing = {name for key in KEYS if key != "Meta" for name in set(plain[key]) - set(lean[key])}
     assert {name.split("::")[0] for name in missing} <= {"prims", "debugprims", "rngprims"}  # the words of traces
@@ -51,6 +52,21 @@ def test_layers_make_the_same_of_the_same(tmp_path: Path) -> None:
     assert (lean["whole"], plain["whole"]) == (False, True)
     assert lean["layers"] == plain["layers"]
     assert len({bits for bits, _ in plain["layers"].values()}) > 80
+
+
+def test_what_operations_look_for_by_name_is_there(tmp_path: Path) -> None:
+    """Some find modules of torch that come with the meta functions as attributes of it, and need no more."""
+    code = """
+import sys
+from pipeline import lean
+lean.load()
+import torch
+loss = torch.nn.BCELoss(torch.tensor([2.0]))(torch.tensor([0.5]), torch.tensor([1.0]))
+assert torch.equal(loss, torch.tensor(2.0).log() * 2)
+print(torch._refs.__name__, torch._decomp.__name__, torch._prims.__name__)
+assert lean._finder in sys.meta_path
+"""
+    assert python(["-c", code], tmp_path) == "torch._refs torch._decomp torch._prims"
 
 
 @pytest.mark.parametrize(
@@ -104,23 +120,29 @@ print("torch._prims" in sys.modules)
     assert python(["-c", code], tmp_path) == str(found)
 
 
-@pytest.mark.parametrize("after", ["lean.complete()", "lean.load()"])
-def test_a_broken_torch_is_for_its_import_to_tell_of(after: str, tmp_path: Path) -> None:
-    """And one that is not installed at all."""
-    (tmp_path / "torch.py").write_text("raise RuntimeError('broken')")
-    code = f"""
-import sys
+def test_a_broken_torch_says_what_is_broken(tmp_path: Path) -> None:
+    """As its first import told it: after one that failed late, the next may tell something else."""
+    (tmp_path / "torch.py").write_text(
+        "raise RuntimeError('first' if not __import__('os').environ.pop('NEXT') else 'x')"
+    )
+    code = """
+import os, sys
 from pipeline import lean
+from pipeline.__main__ import _Door, main
+os.environ["NEXT"] = ""
 before = list(sys.meta_path)
-lean.load()
-{after}
+_Door.starting = True
+code = main(["sink.path=out"])
 assert sys.meta_path == before and not any(name.startswith("torch.") for name in sys.modules)
-try:
-    import torch
-except RuntimeError as e:
-    print(e)
+lean.complete()
+print(code)
 """
-    assert python(["-c", code], tmp_path) == "broken"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "RuntimeError: first" in done.stderr
+    assert done.stdout.splitlines()[-1] != "0"
 
 
 JOBS = """
@@ -159,23 +181,36 @@ def test_code_of_others_has_all_of_torch(jobs: list[str], found: list[bool], tmp
         assert np.array_equal(np.load(tmp_path / f"out{i}.npy"), np.arange(6.0).reshape(3, 2).clip(least))
 
 
+OURS = {"_target_": "pipeline.transform.clip.Clip"}
+PLAIN = {"conversion": {"ragged": "error", "columns": {}}} | dict.fromkeys(
+    ("source", "transform", "sink", "engine"), OURS
+)
+
+
+@pytest.mark.parametrize("group", ["source", "transform", "sink", "engine"])
 @pytest.mark.parametrize(
-    ("transform", "expected"),
+    ("spec", "expected"),
     [
-        ({"_target_": "pipeline.transform.clip.Clip"}, True),
+        (OURS, True),
         ({"_target_": "pipeline.transform.module.Module", "module": {"_target_": "torch.nn.GELU"}}, True),
         ({"_target_": "pipeline.transform.module.Module", "module": {"_target_": "mine.Net"}}, False),
         ({"_target_": "pipeline.transform.compose.Compose", "steps": {"a": {"_target_": "torch.nn.GELU"}}}, True),
         ({"_target_": "pipeline.transform.compose.Compose", "steps": [{"_target_": "torch.nnx.GELU"}]}, False),
+        ({"_target_": "torch.nn.Linear", "device": "meta"}, False),
+        ({"_target_": "torch.nn.modules.module.torch.jit.trace"}, False),
+        ({"_target_": "pipeline.target.bind", "function": "mine.far"}, False),
         ({"_target_": "torch.cdist"}, False),
         ({"_target_": "mine.far"}, False),
     ],
 )
-@pytest.mark.parametrize("group", ["source", "transform", "sink", "engine"])
-def test_what_is_known_is_ours_or_a_layer(group: str, transform: dict[str, Any], expected: bool) -> None:
+def test_what_is_known_is_ours_or_a_layer(group: str, spec: dict[str, Any], expected: bool) -> None:
     """All that the configuration names, however deep."""
-    ours = {"_target_": "pipeline.x.Y"}
-    raw = {**dict.fromkeys(("source", "transform", "sink", "engine"), ours), group: transform}
-    assert known({**raw, "conversion": {"ragged": "error", "columns": {}}}) == expected
-    assert not known({**raw, "conversion": {"ragged": "jagged", "columns": {}}})
-    assert not known({**raw, "conversion": {"ragged": "error", "columns": {"x": {"ragged": "jagged"}}}})
+    assert known({**PLAIN, group: spec}, {}) == expected
+    assert known({**PLAIN, group: spec}, {"watch": {"_target_": "pipeline.sweep.watch.Watch"}}) == expected
+    assert not known({**PLAIN, group: spec}, {"mine": {"_target_": "mine.Callback"}})
+
+
+@pytest.mark.parametrize("conversion", [{"ragged": "jagged", "columns": {}}, {"columns": {"x": {"ragged": "jagged"}}}])
+def test_nested_tensors_want_all_of_torch(conversion: dict[str, Any]) -> None:
+    """Whichever column they are of."""
+    assert not known({**PLAIN, "conversion": conversion}, {})

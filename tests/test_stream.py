@@ -594,6 +594,34 @@ def test_an_error_beside_is_raised_once_where_it_is_waited_for(next_: str) -> No
     beside.wait()
 
 
+def test_a_wait_that_was_interrupted_is_waited_for_again() -> None:
+    """Python 3.11 takes a thread for ended whose `join` a signal has interrupted."""
+    beside, go = Beside(), threading.Event()
+
+    class Signal(BaseException):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Signal
+
+    def call() -> None:
+        go.wait()
+
+    beside.begin(call)
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(Signal):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            beside.end()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not beside.idle()
+    go.set()
+    beside.end()
+    assert beside.idle()
+    assert _beside() == 0
+
+
 def test_what_comes_soon_after_a_call_goes_together() -> None:
     """The first has nothing to wait for. In order, none twice, none left."""
     calls: list[list[int]] = []
