@@ -76,8 +76,6 @@ assert lean._finder in sys.meta_path
         "torch._subclasses.FakeTensorMode().from_tensor(torch.ones(2)).device",
         "torch.export.export(torch.nn.Linear(2, 3), (torch.ones(2, 2),))",
         "from torch._meta_registrations import meta_index_Tensor",
-        "import torch._decomp, torch._refs, torch._prims; lean.complete()",
-        "lean.complete()",
     ],
 )
 def test_tracing_brings_them_in(tracing: str, tmp_path: Path) -> None:
@@ -101,9 +99,7 @@ except NotImplementedError:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ("lean.complete()", False),
         ("import torch", True),
-        ("lean._TRIED = '1.'", True),
         ("lean._TRIED = '1.'; lean.load(); lean.complete()", True),
     ],
 )
@@ -160,9 +156,8 @@ print(found)
 @pytest.mark.parametrize(
     ("jobs", "found"),
     [
-        (["transform=clip transform.min=1", "transform=mine"], [False, True]),
+        (["transform=clip transform.min=1", "transform=clip transform.min=2", "transform=mine"], [False, False, True]),
         (["transform=mine", "transform=clip transform.min=1"], [True, True]),
-        (["transform=clip transform.min=2", "transform=clip transform.min=1"], [False, False]),
     ],
 )
 def test_code_of_others_has_all_of_torch(jobs: list[str], found: list[bool], tmp_path: Path) -> None:
