@@ -331,7 +331,7 @@ class Publication:
     def close(self) -> None:
         """Close the descriptor without publishing. Harmless when called twice."""
         self.closed = True
-        self._beside.end()
+        self._beside.end()  # first, since it may begin the other
         self._flush.end()
         self._file.close()
 
