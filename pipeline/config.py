@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -344,7 +344,18 @@ def build(
             problems.append(f"no value given for '{group}._target_'; choose an option such as {group}={_option(group)}")
     if problems:
         raise ConfigError(listed("problems", problems))
-    return {group: parts[group] if group in parts else _instantiate(specs[group], group) for group in GROUPS}, raw
+    with _seeded(raw["run"]["seed"]):
+        return {group: parts[group] if group in parts else _instantiate(specs[group], group) for group in GROUPS}, raw
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """What a transform draws while it is made, as a layer without weights does, is the same in each run."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed % (1 << 63))
+        yield
 
 
 _NEEDS = {

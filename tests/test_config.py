@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -60,6 +61,30 @@ def test_every_option_becomes_an_object(group: str, option: str) -> None:
     objects, plain = config.build(composed(*overrides, "source.path=x"))
     assert plain[group]["_target_"].split(".")[-1] in repr(objects[group]) or group == "transform"
     pickle.loads(pickle.dumps(objects[group]))
+
+
+def test_a_layer_without_weights_is_the_same_in_each_run() -> None:
+    """A run that goes on after a kill must not draw others. Whoever calls keeps the random numbers of his own."""
+    layer = (
+        "source.path=x",
+        "transform=module",
+        "+transform.module={_target_: torch.nn.Linear, in_features: 4, out_features: 4}",
+    )
+    before = torch.get_rng_state()
+
+    def weight(*overrides: str) -> Any:
+        torch.rand(3)
+        return config.build(composed(*layer, *overrides))[0]["transform"].module.weight
+
+    made = [weight(), weight(), weight("run.seed=1"), weight(f"run.seed={2**63 + 1}")]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+    assert torch.equal(made[2], made[3])
+    torch.set_rng_state(before)
+    expected = torch.rand(3)
+    torch.set_rng_state(before)
+    config.build(composed(*layer))
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_what_is_compiled_has_a_key_of_its_own() -> None:
