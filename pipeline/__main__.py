@@ -270,9 +270,7 @@ def _work(cfg: DictConfig, door: _Door) -> dict[str, Any]:
                 head = head_start(parts["source"], parts["sink"], _options(cfg, plain, door))
             if head is not None:
                 stack.callback(head.stop)
-            if not config.known(plain, OmegaConf.to_container(HydraConfig.get().callbacks)):
-                lean.complete()
-            elif _Door.starting:
+            if _Door.starting:
                 lean.load()
 
         with _loading():

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import __version__, day
 from pipeline.check.checks import parse
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.fence import OURS, VARIABLE, Fence, fence, within
+from pipeline.fence import VARIABLE, Fence, fence
 from pipeline.override import override
 from pipeline.secret import Mask, is_secret, seal
 from pipeline.sweep import objective
@@ -371,23 +371,6 @@ def _refused(specs: Mapping[str, Any]) -> list[str]:
     """What the fence says of the targets of these groups."""
     around = fenced()
     return [line for group, spec in specs.items() for line in around.refuse(spec, group)] if around else []
-
-
-def known(raw: Mapping[str, Any], callbacks: Any) -> bool:
-    """Whether all that a job does with torch is known: code of ours and layers of torch compute with plain tensors.
-
-    Args:
-        raw: the plain configuration.
-        callbacks: what Hydra calls beside.
-    """
-    set_ = [*_flat(raw, "")]
-    plain = all(value == "error" for key, value in set_ if key.endswith(".ragged"))
-    named = [*targets([raw[group] for group in GROUPS]), *targets(callbacks)]
-    return (
-        plain
-        and "meta" not in [value for _, value in set_]
-        and all(within(each, (*OURS, "pipeline.sweep", "torch.nn")) and ".torch." not in each for each in named)
-    )
 
 
 def unresolved(cfg: DictConfig) -> Any:

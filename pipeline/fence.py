@@ -20,8 +20,7 @@ from pipeline.target import locate
 
 VARIABLE = "PIPELINE_ALLOW_TARGETS"
 
-OURS = ("pipeline.source", "pipeline.transform", "pipeline.sink", "pipeline.engine")
-"""What the groups name by themselves."""
+_OURS = ("pipeline.source", "pipeline.transform", "pipeline.sink", "pipeline.engine")
 _HYDRA = (
     "hydra._internal.core_plugins",
     "hydra_plugins",
@@ -46,7 +45,7 @@ class Fence:
     def refuse(self, spec: Any, key: str) -> Iterator[str]:
         """What of a plain specification is outside, one line each with its key. Imports nothing that is outside."""
         for inner, name in _targets(spec, key):
-            if reason := self._reason(name, (*OURS, *self.modules)):
+            if reason := self._reason(name, (*_OURS, *self.modules)):
                 yield f"{inner}: {reason}"
 
     def refuse_hydra(self, cfg: DictConfig) -> Iterator[str]:
@@ -57,14 +56,14 @@ class Fence:
 
     def _reason(self, name: str, allowed: tuple[str, ...]) -> str:
         """Why a target is refused, or nothing. A name inside that leads to a thing outside is refused too."""
-        if not within(name, allowed):
+        if not _within(name, allowed):
             return f"{name!r} is refused. {self._words()}"
         try:
             found = locate(name)
         except ConfigError:
             return ""  # said where targets are prepared
         module = str(getattr(found, "__module__", None) or type(found).__module__)
-        if within(module, allowed):
+        if _within(module, allowed):
             return ""
         return f"{name!r} is refused, since it is {getattr(found, '__qualname__', found)} of {module}. {self._words()}"
 
@@ -82,8 +81,7 @@ def fence(text: str | None) -> Fence | None:
     return Fence(tuple(name for each in re.split("[:,]", text) if (name := each.strip().rstrip("."))))
 
 
-def within(name: str, modules: tuple[str, ...]) -> bool:
-    """Whether a dotted name is one of these modules, or lies in one."""
+def _within(name: str, modules: tuple[str, ...]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 

@@ -1,26 +1,43 @@
 """torch without its meta functions, which take a third of its import, until something wants them.
 
 They tell the shape of a result without computing it, for tensors on the device "meta" (torch/_meta_registrations.py).
-Tracing makes such tensors, that of torch.compile and of torch.export, and begins with the import of torch._dynamo; so
-do programs that build a model before they have its weights. With them goes torch.Generator, which is made ready there.
+Whoever wants that makes such a tensor first: tracing (torch.compile, torch.export, FakeTensor), lists of any length
+(jagged tensors), programs that build a model before they have its weights. The first one brings the functions in, and
+so does the import of a module that comes with them.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
 _TRIED = "2.13."
-"""Versions with which tests compare all layers of torch with and without; others are imported as they are."""
+"""Versions with which tests compare all of torch with and without; others are imported as they are."""
 
 _META = "torch._meta_registrations"
-_TRACING = "torch._dynamo"
-_LOADED = ("_decomp", "_prims", "_refs")
-"""Modules of torch that come with them."""
+_WITH = (
+    "torch._decomp",
+    "torch._prims",
+    "torch._prims_common.wrappers",
+    "torch._refs",
+    "torch.utils._content_store",
+)
+"""Modules that come with them, and import each other in a circle: it must be entered where torch does."""
+_WORDS = ("debugprims", "prims", "rngprims")
+"""Operators that come with them."""
+_FIRST = ("empty.memory_format", "empty_strided", "tril_indices", "triu_indices")
+"""What makes each tensor on the device "meta" that is not made of another one."""
+
+_watch: list[Any] = []
+"""Registrations that notice the first such tensor; none where the functions are there."""
+_leaving = threading.Lock()
 
 
 def load() -> None:
@@ -28,19 +45,26 @@ def load() -> None:
     if "torch" in sys.modules or not _tried():
         return
     sys.modules[_META] = _StandIn(_META)
-    sys.meta_path.insert(0, _finder)
     try:
-        torch = import_module("torch")
+        torch: Any = import_module("torch")
     except BaseException:
-        _leave()
+        del sys.modules[_META]
         raise
-    torch._lazy_modules.update(_LOADED)  # noqa: SLF001  (what else an attribute of torch finds by importing it)
+    _put_in(torch)
+    _notice(torch)
 
 
 def complete() -> None:
-    """Import them too, if torch is there without."""
-    if _leave():
-        import_module(_META)
+    """Import them too, if torch is there without; other threads wait for it."""
+    if not _watch:
+        return
+    with _leaving:
+        if _finder in sys.meta_path:
+            _take_out(sys.modules["torch"])
+    import_module(_META)
+    for each in _watch:
+        each._destroy()  # noqa: SLF001  (the way to take registrations back)
+    _watch.clear()
 
 
 def _tried() -> bool:
@@ -50,31 +74,75 @@ def _tried() -> bool:
         return False
 
 
-def _leave() -> bool:
-    there = _finder in sys.meta_path
-    if there:
-        sys.meta_path.remove(_finder)
-        del sys.modules[_META]
-    return there
+def _put_in(torch: Any) -> None:
+    """What stands for what is not there; torch.Generator is made ready as in torch/_prims/rng_prims.py."""
+    for name in _WORDS:
+        setattr(torch.ops, name, _StandIn(name))
+    torch._lazy_modules.update(("_decomp", "_prims", "_refs"))  # noqa: SLF001
+    torch._C._set_generator_metaclass(import_module("torch._opaque_base").OpaqueBaseMeta)  # noqa: SLF001
+    import_module("torch._library.opaque_object").register_opaque_type(torch.Generator, typ="reference")
+    sys.meta_path.insert(0, _finder)
+
+
+def _take_out(torch: Any) -> None:
+    sys.meta_path.remove(_finder)
+    del sys.modules[_META]
+    for name in _WORDS:
+        delattr(torch.ops, name)
+    torch._C._unregister_opaque_type("torch._C.Generator")  # noqa: SLF001
+
+
+def _notice(torch: Any) -> None:
+    """Stand before the operators that make a tensor on the device "meta", until the first call."""
+    _watch.append(watch := torch.library.Library("aten", "IMPL"))
+    for name in _FIRST:
+        packet, _, overload = name.partition(".")
+
+        def make(*args: Any, packet: str = packet, overload: str = overload or "default", **kwargs: Any) -> Any:
+            complete()
+            return getattr(getattr(torch.ops.aten, packet), overload)(*args, **kwargs)
+
+        watch.impl(name, make, "Meta")
 
 
 class _StandIn(ModuleType):
-    """Is found in their place; whoever looks for one of them has it."""
+    """Is found in the place of what is not there yet; whoever looks for something in it has it."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # asked of each module that there is
             raise AttributeError(name)
         complete()
-        return getattr(sys.modules[_META], name)
+        whole = sys.modules[_META] if self.__name__ == _META else getattr(sys.modules["torch"].ops, self.__name__)
+        return getattr(whole, name)
 
 
-class _Finder:
-    """Finds nothing, but sees who is looked for."""
+class _Finder(MetaPathFinder):
+    """Finds modules that come with the functions, by bringing these in."""
 
-    def find_spec(self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None) -> None:
-        """Told of every module that is about to be imported."""
-        if name == _TRACING:
-            complete()
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Asked for every module that is about to be imported."""
+        if name not in _WITH:
+            return None
+        complete()
+        return ModuleSpec(name, _Loaded(sys.modules[name]))
+
+
+class _Loaded(Loader):
+    """Loads what is loaded already; importlib would load it again if it still had a specification."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+        module.__spec__ = None
+
+    def create_module(self, _spec: ModuleSpec) -> ModuleType:
+        """The module itself."""
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing but to give it back its specification."""
+        module.__spec__ = self._spec
 
 
 _finder = _Finder()

@@ -1,6 +1,6 @@
 """What every layer of torch.nn makes of fixed numbers, as digests by name: `python -m tests.layers [lean]`.
 
-With `lean`, torch comes as a job of known code has it (`pipeline.lean`).
+With `lean`, torch comes as a job has it (`pipeline.lean`).
 """
 
 from __future__ import annotations
