@@ -33,8 +33,9 @@ _GLOB = frozenset("*?[")
 _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet"}
 """Suffixes that tell which source or sink is meant."""
 
-_LONG = 1 << 20
-"""Bytes that are hashed in a thread beside the one that writes them; for fewer it takes too long to ask."""
+_LONG = 2 << 20
+"""Bytes that are hashed in a thread beside the one that writes them: where so many come at once, nothing was computed
+from them that takes all processors. For fewer it takes too long to begin a thread."""
 
 _BLOCK = 1 << 16
 """Bytes of one write. For a long one the system takes memory in long pieces, which a virtual machine may have to fetch
