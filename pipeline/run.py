@@ -182,6 +182,7 @@ class Stage:
         """A worker for this transform; `advance` is told the rows of each batch, `aside` takes refused rows."""
         options = self.options
         flow = Flow(options.stream_depth, options.stream_bytes // _LANES)
+        computers = _computers(transform, self.device, self.plan.layout, options)
         worker = Worker(
             self.source,
             transform,
@@ -196,9 +197,10 @@ class Stage:
             Watchdog(options.batch_timeout, self._leave) if options.batch_timeout else Watchdog(),
             Inspector(self.rules, aside),
             options.readers or max(1, min(_MOST_LANES, _cores() // 2)),
-            _computers(transform, self.device, self.plan.layout, options),
+            computers,
             1 if self.sink.single else options.writers or min(_MOST_LANES, _cores()),
-            0 if recorder else self._whole(transform),
+            0 if recorder else self._whole(computers),
+            mixed=computers > 1 and self._mixed,
             words=_words(self.source, self.sink, self.plan.splits, self.plan.layout, options),
             head=head,
         )
@@ -208,18 +210,26 @@ class Stage:
             worker.look_past = recorder.past.add
         return worker
 
-    def _whole(self, transform: Transform) -> int:
+    def _whole(self, computers: int) -> int:
         """Short parts to be made at once, each in one thread: one more than compute, since some wait for the disk.
 
         None where somebody has a say in what each lane may do, or where one part may have many files open.
         """
         options = self.options
-        computers = _computers(transform, self.device, self.plan.layout, options)
         if options.readers or options.writers or computers == 1 or not options.stream_depth:
             return 0
         if self.sink.single or getattr(self.sink, "partition_by", False):
             return 0
         return options.computers or computers + 1
+
+    @property
+    def _mixed(self) -> bool:
+        """Whether who computes reads too: where that is to copy, to hand a batch over takes longer than to read it.
+
+        The thread that writes computes as well, so there is to be only one that does; nor has anybody a say in lanes.
+        """
+        free = not (self.options.readers or self.options.writers)
+        return free and self.sink.single and self.device.shares and not decodes(self.source)
 
     def recorder(self, start: float) -> Recorder | None:
         """Listens to the lanes if report.html is asked for."""
@@ -265,7 +275,8 @@ def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
         words = _words(source, sink, splits, chosen, options)
         chunks = ((split.id, read_wanted(source, split, chosen.needed, rows, words)) for split in splits)
         budget = options.stream_bytes // _LANES
-        return Headstart(chunks, chunk_bytes, budget if decodes(source) else min(budget, _COPIED_AHEAD))
+        dear = decodes(source)
+        return Headstart(chunks, chunk_bytes, budget if dear else min(budget, _COPIED_AHEAD), brief=not dear)
     return None
 
 

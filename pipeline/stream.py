@@ -2,9 +2,10 @@
 
 A lane is a generator over the lane before it. `prefetch` moves it to a thread behind a bounded buffer; with depth 0 the
 same generator runs in the caller's thread. `fan` gives each group of items a thread of its own, some at once, and
-`pool` has several threads for single items; both keep the order. Short items take all lanes in one of the threads of a
-pool (`Flow.along`). An exception travels down, an early close travels up, and neither leaves a thread behind. What is
-to be done beside a lane, hashing or recording, goes to `Beside` and `Together`.
+`pool` has several threads for single items, and in a `crew` the consumer's is one of them; all keep the order. Short
+items take all lanes in one of the threads of a pool (`Flow.along`). An exception travels down, an early close travels
+up, and neither leaves a thread behind. What is to be done beside a lane, hashing or recording, goes to `Beside` and
+`Together`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from pipeline.timeline import Timeline, Track
@@ -106,9 +108,10 @@ class Flow:
         apart: bool = True,
     ) -> Generator[T, None, None]:
         """Run `step` over the items of the lane `before`; in the thread of the lane after it if not `apart`."""
-        lane = self._lane(name, 1)
-        steps = _counted(lane, step, before)
-        return prefetch(steps, self.depth if apart else 0, size=size, budget=self.bytes, blocked=lane.block)
+        lane, stopped = self._lane(name, 1), threading.Event()
+        steps = _counted(lane, step, _unless(stopped, before))
+        depth = self.depth if apart else 0
+        return prefetch(steps, depth, size=size, budget=self.bytes, blocked=lane.block, ended=stopped.set)
 
     def spread(
         self,
@@ -137,16 +140,20 @@ class Flow:
         before: Iterator[S],
         width: int,
         size: Callable[[T], int] = lambda _: 0,
+        *,
+        apart: bool = True,
     ) -> Generator[T, None, None]:
         """As `through`, where what becomes of an item depends on it alone: `width` of them are at work at once.
 
-        Without threads they come one after the other.
+        Without threads they come one after the other. If not `apart`, the lane after this one is one of the threads.
         """
         if width == 1 or self.depth == 0:
             return self.through(name, lambda items: (made for item in items for made in call(item)), before, size)
         lane = self._lane(name, width)
-        results = pool(_timed(before, lane.wait), partial(_worked, lane, call), width)
-        return prefetch(results, self.depth, size=size, budget=self.bytes, blocked=lane.block)
+        items, worked = _timed(before, lane.wait), partial(_worked, lane, call)
+        if not apart:
+            return crew(items, worked, width)
+        return prefetch(pool(items, worked, width), self.depth, size=size, budget=self.bytes, blocked=lane.block)
 
     def along(
         self, steps: Sequence[tuple[str, Callable[[Iterator[Any]], Iterator[Any]]]], before: Iterator[S], width: int
@@ -235,6 +242,7 @@ def prefetch(
     size: Callable[[T], int] = lambda _: 0,
     budget: int = 0,
     blocked: Callable[[float], None] = lambda _: None,
+    ended: Callable[[], None] = lambda: None,
 ) -> Generator[T, None, None]:
     """The same items in the same order, produced ahead in a thread.
 
@@ -244,6 +252,7 @@ def prefetch(
         size: bytes of an item.
         budget: bytes that may wait, 0 for no limit; one item always may.
         blocked: told the seconds that production waited for room.
+        ended: told that nobody wants more, before the thread is waited for.
     """
     if depth == 0:
         try:
@@ -255,6 +264,7 @@ def prefetch(
     try:
         yield from ahead.buffer
     finally:
+        ended()
         ahead.stop()
 
 
@@ -513,57 +523,151 @@ def _begun(items: Iterator[S], submit: Callable[[S], Future[Sequence[T]]]) -> It
         yield failed
 
 
+# ---- several threads, one of them the consumer's -------------------------------------------------------------------
+
+
+def crew(items: Iterator[S], call: Callable[[S], Sequence[T]], width: int) -> Generator[T, None, None]:
+    """What `call` makes of each item, in the order of the items; `width` threads are at work, one of them the caller's.
+
+    Each thread takes the next item itself, and the caller's works while what it waits for is with another. So nothing
+    is handed over but what others have made. An error arrives after what became of the items before it.
+    """
+    made = _Crew(items, call, width)
+    try:
+        yield from made.results()
+    finally:
+        made.stop()
+        _close(items)
+
+
+class _Crew(Generic[S, T]):
+    """Items at work and not yet taken, in their order."""
+
+    def __init__(self, items: Iterator[S], call: Callable[[S], Sequence[T]], width: int) -> None:
+        self._items = items
+        self._call = call
+        self._begun: deque[Future[Sequence[T]]] = deque()
+        self._lock = threading.Lock()
+        self._ended = False
+        self._room = threading.Semaphore(2 * width)
+        self._joins: list[Callable[[], object]] = []
+        try:
+            for _ in range(width - 1):
+                self._joins.append(_thread(self._help))
+        except BaseException:  # the system gives no more threads
+            self.stop()
+            raise
+
+    def _begin(self) -> tuple[S, Future[Sequence[T]]] | None:
+        """Take the next item; None if there is no more. An error on the way takes its place among the results."""
+        with self._lock:
+            if self._ended:
+                return None
+            try:
+                item = next(self._items)
+            except BaseException as e:  # noqa: BLE001  (raised again when its turn comes)
+                self._ended = True
+                if not isinstance(e, StopIteration):
+                    failed: Future[Sequence[T]] = Future()
+                    failed.set_exception(e)
+                    self._begun.append(failed)
+                return None
+            future: Future[Sequence[T]] = Future()
+            self._begun.append(future)
+            return item, future
+
+    def _help(self) -> None:
+        while True:
+            self._room.acquire()
+            if (begun := self._begin()) is None:
+                return
+            item, future = begun
+            try:
+                future.set_result(self._call(item))
+            except BaseException as e:  # noqa: BLE001  (raised again when its turn comes)
+                future.set_exception(e)
+            del begun, item, future
+
+    def results(self) -> Iterator[T]:
+        """All that is made, in order; to take one makes room for another."""
+        while True:
+            if not (self._begun and self._begun[0].done()) and self._room.acquire(blocking=False):
+                if (begun := self._begin()) is not None:
+                    item, future = begun
+                    try:
+                        future.set_result(self._call(item))
+                    except Exception as e:  # noqa: BLE001  (raised again when its turn comes)
+                        future.set_exception(e)
+                    del begun, item, future
+                    continue
+                self._room.release()
+                if not self._begun:
+                    return
+            yield from self._begun.popleft().result()
+            self._room.release()
+
+    def stop(self) -> None:
+        """Nobody wants more; return when the threads are gone."""
+        with self._lock:
+            self._ended = True
+        self._room.release(len(self._joins) or 1)
+        for join in self._joins:
+            join()
+
+
 # ---- before anybody asks ---------------------------------------------------------------------------------------------
 
 
 class Headstart(Generic[K, T]):
     """Groups of items that a thread produces from now on, one group after the other, for whoever comes for them.
 
-    It ends with the group that it is at when the first one is taken.
+    It ends with the group that it is at when the first one is taken, or before: see `brief`.
 
     Args:
         groups: the key of each, and its items.
         size: bytes of an item.
         budget: bytes that may wait; the item that exceeds them is the last for now.
+        brief: who takes the group that the thread is at goes on with it where the thread is.
     """
 
-    def __init__(self, groups: Iterable[tuple[K, Iterator[T]]], size: Callable[[T], int], budget: int) -> None:
+    def __init__(
+        self, groups: Iterable[tuple[K, Iterator[T]]], size: Callable[[T], int], budget: int, *, brief: bool = False
+    ) -> None:
         self._size = size
         self._room = _Room(budget)
+        self._brief = brief
         self._open = True
-        self._begun: dict[K, _Buffer[T]] = {}
-        self._taken: list[_Buffer[T]] = []
+        self._begun: dict[K, tuple[_Buffer[T], Iterator[T]]] = {}
+        self._taken: list[tuple[_Buffer[T], Iterator[T]]] = []
         self._thread = threading.Thread(target=self._produce, args=(groups,), name="pipeline-headstart", daemon=True)
         self._thread.start()
 
     def _produce(self, groups: Iterable[tuple[K, Iterator[T]]]) -> None:
         for key, items in groups:
-            if (buffer := self._begin(key)) is None:
+            if (buffer := self._begin(key, items)) is None:
                 return
             try:
                 for item in items:
-                    if not buffer.put(item, self._size(item)):
+                    if not buffer.put(item, self._size(item)) or (self._brief and not self._open):
                         break
                     del item
-                _close(items)
                 buffer.end(None)
             except BaseException as e:  # noqa: BLE001  (raised again where the group is taken)
                 buffer.end(e)
 
-    def _begin(self, key: K) -> _Buffer[T] | None:
+    def _begin(self, key: K, items: Iterator[T]) -> _Buffer[T] | None:
         room = self._room
         with room.lock:
             room.freed.wait_for(lambda: not self._open or room.held < room.budget)
-            return self._begun.setdefault(key, _Buffer(0, room)) if self._open else None
+            return self._begun.setdefault(key, (_Buffer(0, room), items))[0] if self._open else None
 
     def take(self, key: K) -> Iterator[T] | None:
         """The items of a group, once; None if it was not begun, and it will not be."""
         self._end()
-        buffer = self._begun.pop(key, None)
-        if buffer is None:
+        if (group := self._begun.pop(key, None)) is None:
             return None
-        self._taken.append(buffer)
-        return iter(buffer)
+        self._taken.append(group)
+        return chain(*group)
 
     def _end(self) -> None:
         with self._room.lock:
@@ -573,9 +677,12 @@ class Headstart(Generic[K, T]):
     def stop(self) -> None:
         """Nobody wants more; return when the thread is gone."""
         self._end()
-        for buffer in (*self._begun.values(), *self._taken):
+        groups = [*self._begun.values(), *self._taken]
+        for buffer, _ in groups:
             buffer.stop()
         self._thread.join()
+        for _, items in groups:
+            _close(items)
 
 
 # ---- beside its owner ------------------------------------------------------------------------------------------------

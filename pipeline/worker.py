@@ -2,9 +2,10 @@
 
     read -> upload -> compute -> download -> write
 
-Each step is a lane (`stream`). Lanes run across splits and tasks, so that small files do not drain the flow; where all
-parts are short and the transform lets several threads call it, each part is made in one thread instead. Batches keep
-their order and never cross a split.
+Each step is a lane (`stream`). Lanes run across splits and tasks, so that small files do not drain the flow. Where the
+transform lets several threads call it, lanes are put together whose batches cost less than to hand them over: of short
+parts all of them, each part in one thread; of a source that only copies, reading with computing. Batches keep their
+order and never cross a split.
 """
 
 from __future__ import annotations
@@ -97,9 +98,10 @@ class Worker:
     """Turns tasks into parts.
 
     `readers` splits are decoded at once, `computers` batches transformed and `writers` parts encoded; or, if all parts
-    are short, `whole` parts are made at once, each in one thread. `flow` collects what each lane did; `advance` is told
-    the rows of each batch that has come back from the device; `look_in` and `look_out` are shown the arrays of each
-    batch before and after the transform, `look_past` the columns that are carried: in their order, if `whole` is 0.
+    are short, `whole` parts are made at once, each in one thread; or, if `mixed`, the threads that transform read too.
+    `flow` collects what each lane did; `advance` is told the rows of each batch that has come back from the device;
+    `look_in` and `look_out` are shown the arrays of each batch before and after the transform, `look_past` the columns
+    that are carried: in their order, if `whole` is 0.
     """
 
     source: Source
@@ -118,6 +120,7 @@ class Worker:
     computers: int = 1
     writers: int = 1
     whole: int = 0
+    mixed: bool = False
     look_in: Callable[[Arrays], None] = field(default=lambda _: None)
     look_out: Callable[[Arrays], None] = field(default=lambda _: None)
     look_past: Callable[[Columns], None] = field(default=lambda _: None)
@@ -136,7 +139,7 @@ class Worker:
         """Parts of the tasks, in order."""
         if self.whole > 1 and isinstance(tasks, Sequence) and self._short(tasks):
             return self._whole(tasks)
-        arrays = self.transformed(self.read(tasks, self.batch_rows))
+        arrays = self.transformed(self.read(tasks, self.batch_rows, apart=not self.mixed))
         return self.flow.spread("write", self._write, arrays, self.writers, _task_of, taken=_arrays_bytes)
 
     def _short(self, tasks: Sequence[Task]) -> bool:
@@ -169,14 +172,17 @@ class Worker:
     def transformed(self, batches: Iterator[Batch]) -> Generator[tuple[Batch, Arrays], None, None]:
         """The batches, each with what came back from the device."""
         # To hand over a batch takes longer than to download where nothing is copied; several computers are fed by a
-        # thread that has nothing else to do.
+        # thread that has nothing else to do, or each by itself.
         apart = not self.device.shares
-        staged = self.flow.through("upload", self._upload, batches, _pair_bytes, apart=apart or self.computers == 1)
+        alone = apart or self.computers == 1
+        staged = self.flow.through("upload", self._upload, batches, _pair_bytes, apart=alone)
         return self.flow.through("download", self._download, self._computed(staged), _arrays_bytes, apart=apart)
 
-    def read(self, tasks: Iterable[Task], rows: int) -> Generator[Batch, None, None]:
-        """The input of the tasks, in batches of so many rows."""
+    def read(self, tasks: Iterable[Task], rows: int, *, apart: bool = True) -> Generator[Batch, None, None]:
+        """The input of the tasks, in batches of so many rows; in the thread of the lane after it if not `apart`."""
         pieces = ((task, split) for task in tasks for split in task.splits)
+        if not apart:
+            return self.flow.through("read", self._read(rows), pieces, apart=False)
         return self.flow.spread("read", self._read(rows), pieces, self.readers, lambda piece: piece, _batch_bytes)
 
     def _read(self, batch_rows: int) -> Callable[[Iterator[tuple[Task, Split]]], Iterator[Batch]]:
@@ -234,7 +240,7 @@ class Worker:
         if self.computers == 1:
             return self.flow.through("compute", self._compute, pairs, _pair_bytes)
         self._sow("")
-        return self.flow.each("compute", self._alone, pairs, self.computers, _pair_bytes)
+        return self.flow.each("compute", self._alone, pairs, self.computers, _pair_bytes, apart=not self.mixed)
 
     def _alone(self, pair: tuple[Batch, Staged]) -> list[tuple[Batch, Staged]]:
         """One batch, while others are at work."""

@@ -6,20 +6,22 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
 from pipeline.check.checks import parse
-from pipeline.core import Tensors, Transform, concurrent
+from pipeline.core import Columns, Split, Tensors, Transform, concurrent
 from pipeline.device.cpu import Cpu
-from pipeline.errors import ConfigError, TransformError
+from pipeline.errors import ConfigError, DataError, PipelineError, TransformError
 from pipeline.sink.parquet import Parquet
 from pipeline.source.parquet import Parquet as ParquetSource
 from pipeline.transform.clip import Clip
@@ -178,6 +180,82 @@ def test_two_threads_are_in_a_transform_that_allows_it(tmp_path: Path) -> None:
         return tensors
 
     run_rows(Rows(table(96), splits_of=96), declared(meeting), tmp_path / "a", columns=["x"], computers=2)
+
+
+@dataclass
+class Copied(Rows):
+    """Rows whose reading is to copy; it says in which threads that was."""
+
+    decodes: bool = False
+    readers: set[int] = field(default_factory=set)
+
+    def read(self, split: Split) -> Iterator[Columns]:
+        for chunk in super().read(split):
+            self.readers.add(threading.get_ident())
+            yield chunk
+
+
+@pytest.mark.parametrize(
+    ("options", "decodes", "mixed"),
+    [
+        ({}, False, True),
+        ({"html": True}, False, True),
+        ({}, True, False),
+        ({"readers": 1}, False, False),
+        ({"stream_depth": 0}, False, False),
+    ],
+)
+def test_who_computes_reads_too_where_that_is_to_copy(
+    tmp_path: Path, options: dict[str, Any], decodes: bool, mixed: bool
+) -> None:
+    """And one of them writes; the file is the one that lanes make."""
+    computing: set[int] = set()
+
+    def noting(tensors: Tensors) -> Tensors:
+        if len(tensors["x"]):
+            computing.add(threading.get_ident())
+        return {"x": tensors["x"] * 2}
+
+    source = Copied(table(900), splits_of=300, decodes=decodes)
+    done = run_rows(source, declared(noting), tmp_path / "a.parquet", columns=["x"], computers=3, **options)
+    reading = {*source.readers}
+    run_rows(source, declared(noting), tmp_path / "b.parquet", columns=["x"], computers=1)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    lanes = {lane["lane"]: lane["threads"] for lane in json.loads(Path(done["report"]).read_text())["lanes"]}
+    assert lanes == {
+        "read": 1,
+        "upload": 1,
+        "compute": 3 if options.get("stream_depth") != 0 else 1,
+        "download": 1,
+        "write": 1,
+    }
+    assert (reading <= computing) == (mixed or options.get("stream_depth") == 0)
+    assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("place", ["reading", "computing"])
+def test_an_error_where_lanes_are_mixed_leaves_nothing(tmp_path: Path, place: str) -> None:
+    """It says where it was, and all threads end."""
+
+    def broken(tensors: Tensors) -> Tensors:
+        if place == "computing" and 500 in tensors["x"]:
+            raise ValueError("broken")
+        return tensors
+
+    class Damaged(Copied):
+        def read(self, split: Split) -> Iterator[Columns]:
+            for chunk in super().read(split):
+                if place == "reading" and pc.any(pc.equal(chunk["x"], 500)).as_py():
+                    raise DataError("rows are damaged")
+                yield chunk
+
+    with pytest.raises(PipelineError, match=r"rows are damaged|rows 192-208 of split rows-300: .*broken"):
+        run_rows(
+            Damaged(table(900), splits_of=300), declared(broken), tmp_path / "a.parquet", columns=["x"], computers=3
+        )
+    assert not (tmp_path / "a.parquet").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert threading.active_count() == 1
 
 
 def test_one_thread_calls_what_says_nothing(tmp_path: Path) -> None:

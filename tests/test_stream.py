@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
 
-from pipeline.stream import Beside, Flow, Headstart, Together, fan, pool, prefetch
+from pipeline.stream import Beside, Flow, Headstart, Together, crew, fan, pool, prefetch
 
 
 def _lanes() -> int:
@@ -64,6 +65,24 @@ def test_an_early_close_closes_every_lane(depth: int) -> None:
     assert next(items) == 2
     items.close()
     assert closed.is_set()
+    assert _lanes() == 0
+
+
+def test_an_early_close_reaches_a_step_that_makes_one_thing_of_much() -> None:
+    """It ends at the next item that it asks for, not when it has made something, and cleans up."""
+    left = threading.Event()
+
+    def gathered(items: Iterator[int]) -> Iterator[int]:
+        try:
+            yield next(items)
+            yield sum(items)  # never comes
+        finally:
+            left.set()
+
+    items = Flow(2, 0).through("write", gathered, itertools.repeat(1))
+    assert next(items) == 1
+    items.close()
+    assert left.is_set()
     assert _lanes() == 0
 
 
@@ -385,6 +404,34 @@ def test_a_head_start_that_nobody_wants_ends() -> None:
         assert _lanes() == 0
 
 
+def test_a_brief_head_start_leaves_the_rest_to_who_takes_it() -> None:
+    """The thread ends with the item that it is at; the group goes on in the taker's, and its clean-up runs."""
+    made: list[threading.Thread] = []
+    full, closed = threading.Semaphore(0), threading.Event()
+
+    def numbers() -> Iterator[Word]:
+        try:
+            for i in itertools.count():
+                made.append(threading.current_thread())
+                full.release()
+                yield "a", i
+        finally:
+            closed.set()
+
+    head = Headstart([("a", numbers()), _group("b", 1)], lambda _: 10, 20, brief=True)
+    for _ in range(3):  # two, and one in hand
+        assert full.acquire(timeout=10)
+    items = head.take("a")
+    assert items is not None
+    assert list(itertools.islice(items, 9)) == [("a", i) for i in range(9)]
+    assert {thread.name for thread in made[:3]} == {"pipeline-headstart"}
+    assert {*made[3:]} == {threading.current_thread()}
+    assert head.take("b") is None
+    head.stop()
+    assert closed.is_set()
+    assert _lanes() == 0
+
+
 def test_one_group_is_filled_while_another_is_at_work() -> None:
     """All items of a group may wait, within the bytes: the thread of the next one is not kept waiting for them."""
     both = threading.Barrier(2, timeout=10)
@@ -397,8 +444,9 @@ def test_one_group_is_filled_while_another_is_at_work() -> None:
     assert _lanes() == 0
 
 
+@pytest.mark.parametrize("several", [pool, crew])
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_items_at_work_at_once_keep_their_order(width: int) -> None:
+def test_items_at_work_at_once_keep_their_order(width: int, several: Callable[..., Iterator[int]]) -> None:
     """Also where one takes long, or gives several results or none."""
     gate = threading.Event()
 
@@ -408,43 +456,49 @@ def test_items_at_work_at_once_keep_their_order(width: int) -> None:
         gate.set()
         return [n] * (n % 3)
 
-    assert list(pool(iter(range(20)), call, width)) == [n for n in range(20) for _ in range(n % 3)]
+    assert list(several(iter(range(20)), call, width)) == [n for n in range(20) for _ in range(n % 3)]
     assert _pools() == 0
 
 
-def test_as_many_items_are_at_work_as_the_width() -> None:
+@pytest.mark.parametrize("apart", [True, False])
+def test_as_many_items_are_at_work_as_the_width(apart: bool) -> None:
     """They meet; more of them could not, since the barrier takes three at a time and there are six."""
     met = threading.Barrier(3)
     flow = Flow(2, 0)
-    results = flow.each("compute", lambda n: [(n, met.wait(timeout=10))], iter(range(6)), 3)
+    results = flow.each("compute", lambda n: [(n, met.wait(timeout=10))], iter(range(6)), 3, apart=apart)
     assert [n for n, _ in results] == list(range(6))
     assert [(lane.name, lane.width, lane.items) for lane in flow.lanes] == [("compute", 3, 6)]
     assert flow.lanes[0].busy >= 0
 
 
+@pytest.mark.parametrize("several", [pool, crew])
 @pytest.mark.parametrize("place", ["call", "items"])
-def test_an_error_of_one_item_arrives_after_those_before_it(place: str) -> None:
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_an_error_of_one_item_arrives_after_those_before_it(
+    place: str, several: Callable[..., Iterator[int]], error: type[BaseException]
+) -> None:
     """Of the call, or of the lane before; no thread stays."""
 
     def items() -> Iterator[int]:
         yield from range(3)
         if place == "items":
-            raise ValueError("third")
+            raise error("third")
         yield from range(3, 9)
 
     def call(n: int) -> list[int]:
         if n == 3:
-            raise ValueError("third")
+            raise error("third")
         return [n]
 
     got: list[int] = []
-    with pytest.raises(ValueError, match="third"):
-        got.extend(pool(items(), call, 2))
-    assert got == [0, 1, 2]
+    with pytest.raises(error, match="third"):
+        got.extend(several(items(), call, 2))
+    assert got == [0, 1, 2] or (several is crew and error is SystemExit)  # the consumer may have met it early
     assert _pools() == 0
 
 
-def test_an_early_close_ends_a_pool() -> None:
+@pytest.mark.parametrize("apart", [True, False])
+def test_an_early_close_ends_a_pool(apart: bool) -> None:
     """The lane before it ends too."""
     closed = threading.Event()
 
@@ -455,10 +509,47 @@ def test_an_early_close_ends_a_pool() -> None:
         finally:
             closed.set()
 
-    results = Flow(2, 0).each("compute", lambda n: [n + 1], endless(), 3)
+    results = Flow(2, 0).each("compute", lambda n: [n + 1], endless(), 3, apart=apart)
     assert next(results) == 2
     results.close()
     assert closed.is_set()
+    assert _pools() == 0
+
+
+def test_a_crew_runs_ahead_of_its_consumer_by_twice_its_width() -> None:
+    """What is made waits, and no more is begun until some of it is taken."""
+    full = threading.Semaphore(0)
+    begun: list[int] = []
+
+    def call(n: int) -> list[int]:
+        begun.append(n)
+        full.release()
+        return [n]
+
+    results = crew(iter(range(50)), call, 3)
+    assert next(results) == 0
+    for _ in range(6):
+        assert full.acquire(timeout=10)
+    assert not full.acquire(timeout=0.05)
+    assert sorted(begun) == list(range(6))
+    assert list(results) == list(range(1, 50))
+    assert _pools() == 0
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_crew_that_cannot_be_had_is_an_error(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has come already leaves again."""
+    start, threads = threading.Thread.start, []
+
+    def limited(thread: threading.Thread) -> None:
+        threads.append(thread)
+        if len(threads) > most:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(crew(iter(range(9)), lambda n: [n], 4))
     assert _pools() == 0
 
 
@@ -765,7 +856,9 @@ def test_a_signal_that_comes_at_the_end_waits_for_what_is_at_work() -> None:
         begun.wait()
         while not waits():
             pass
-        signal.pthread_kill(main, signal.SIGUSR1)
+        while not go.is_set():  # one that comes just before the wait begins does not end it
+            signal.pthread_kill(main, signal.SIGUSR1)
+            go.wait(0.1)
 
     def waits() -> bool:
         frames: list[str] = []
@@ -776,8 +869,10 @@ def test_a_signal_that_comes_at_the_end_waits_for_what_is_at_work() -> None:
         return "_end" in frames and "wait" in frames
 
     def interrupted(*_: object) -> None:
+        first = not go.is_set()
         go.set()
-        raise KeyboardInterrupt
+        if first:
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGUSR1, interrupted)
     thread = threading.Thread(target=signals)
