@@ -116,8 +116,17 @@ TOP = [
 FENCES = {
     "hydra": ["config", "target", "sweep.rehearsal", "sweep.watch", "__main__"],
     "omegaconf": ["config", "target", "fence", "sweep.rehearsal", "sweep.watch", "__main__"],
-    # locks on headers and on buffers; who gets signals; who waits for the end of a parent
-    "threading": ["stream", "watchdog", "source.__init__", "device.cuda", "testing.*", "__main__", "sweep.tether"],
+    # locks on headers, on buffers and on what stands in for modules; who gets signals; who waits for the end of a parent
+    "threading": [
+        "stream",
+        "watchdog",
+        "source.__init__",
+        "device.cuda",
+        "testing.*",
+        "__main__",
+        "lean",
+        "sweep.tether",
+    ],
     "concurrent": ["stream", "testing.*", "airflow"],  # two pipes of a child process are read at once
     "multiprocessing": [],
     "asyncio": [],
