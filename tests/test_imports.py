@@ -116,7 +116,7 @@ TOP = [
 FENCES = {
     "hydra": ["config", "target", "sweep.rehearsal", "sweep.watch", "__main__"],
     "omegaconf": ["config", "target", "fence", "sweep.rehearsal", "sweep.watch", "__main__"],
-    # locks on headers, on buffers and on what stands in for modules; who gets signals; who waits for the end of a parent
+    # locks on headers, buffers and what stands in for modules; who gets signals; who waits for the end of a parent
     "threading": [
         "stream",
         "watchdog",
