@@ -266,18 +266,30 @@ def test_a_file_that_nobody_reads_soon_leaves_memory(disk: Home, cached: bool, d
     assert (disk.root / "p.bin").read_bytes() == data
 
 
+@pytest.mark.parametrize("others", [False, True])
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("cached", [False, True])
-def test_what_is_on_disk_leaves_memory_while_a_long_file_is_written(disk: Home, cached: bool, durable: bool) -> None:
-    """Some way behind what is written; not where nobody waits for the disk."""
+def test_what_is_on_disk_leaves_memory_while_a_long_file_is_written(
+    disk: Home, cached: bool, durable: bool, others: bool
+) -> None:
+    """Some way behind what is written, also by Arrow itself; not where nobody waits for the disk."""
     publication = Publication(disk, "p.bin", cached=cached, durable=durable)
     block = bytes(8 << 20)
+
+    def append() -> None:
+        if not others:
+            publication.write(block)
+            return
+        with publication.temp.open("ab") as file:
+            file.write(block)
+        publication.take_in()
+
     for _ in range(8):
-        publication.write(block)
+        append()
     with publication.temp.open("rb") as f:
         os.fsync(f.fileno())
     assert in_memory(publication.temp)
-    publication.write(block)
+    append()
     assert in_memory(publication.temp) == (cached or not durable)
     publication.abort()
 
