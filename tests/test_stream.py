@@ -516,8 +516,8 @@ def test_an_early_close_ends_a_pool(apart: bool) -> None:
     assert _pools() == 0
 
 
-def test_a_crew_runs_ahead_of_its_consumer_by_twice_its_width() -> None:
-    """What is made waits, and no more is begun until some of it is taken."""
+def test_a_crew_runs_ahead_of_its_consumer_by_its_width() -> None:
+    """What is made waits, and no more is begun until the one that was taken is done with."""
     full = threading.Semaphore(0)
     begun: list[int] = []
 
@@ -528,10 +528,10 @@ def test_a_crew_runs_ahead_of_its_consumer_by_twice_its_width() -> None:
 
     results = crew(iter(range(50)), call, 3)
     assert next(results) == 0
-    for _ in range(6):
+    for _ in range(4):
         assert full.acquire(timeout=10)
     assert not full.acquire(timeout=0.05)
-    assert sorted(begun) == list(range(6))
+    assert sorted(begun) == list(range(4))
     assert list(results) == list(range(1, 50))
     assert _pools() == 0
 
