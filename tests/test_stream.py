@@ -462,13 +462,22 @@ def test_items_at_work_at_once_keep_their_order(width: int, several: Callable[..
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_as_many_items_are_at_work_as_the_width(apart: bool) -> None:
-    """They meet; more of them could not, since the barrier takes three at a time and there are six."""
-    met = threading.Barrier(3)
+    """The first three meet, and none is ever there with three others."""
+    met, inside, most = threading.Barrier(3), threading.Semaphore(3), []
+
+    def call(n: int) -> list[tuple[int, int]]:
+        most.append(inside.acquire(blocking=False))
+        if n < 3:
+            met.wait(timeout=10)
+        inside.release()
+        return [(n, n)]
+
     flow = Flow(2, 0)
-    results = flow.each("compute", lambda n: [(n, met.wait(timeout=10))], iter(range(6)), 3, apart=apart)
+    results = flow.each("compute", call, iter(range(6)), 3, apart=apart)
     assert [n for n, _ in results] == list(range(6))
     assert [(lane.name, lane.width, lane.items) for lane in flow.lanes] == [("compute", 3, 6)]
     assert flow.lanes[0].busy >= 0
+    assert all(most)
 
 
 @pytest.mark.parametrize("several", [pool, crew])
@@ -516,7 +525,7 @@ def test_an_early_close_ends_a_pool(apart: bool) -> None:
     assert _pools() == 0
 
 
-def test_a_crew_runs_ahead_of_its_consumer_by_its_width() -> None:
+def test_a_crew_runs_ahead_of_its_consumer_by_less_than_twice_its_width() -> None:
     """What is made waits, and no more is begun until the one that was taken is done with."""
     full = threading.Semaphore(0)
     begun: list[int] = []
@@ -528,10 +537,10 @@ def test_a_crew_runs_ahead_of_its_consumer_by_its_width() -> None:
 
     results = crew(iter(range(50)), call, 3)
     assert next(results) == 0
-    for _ in range(4):
+    for _ in range(5):
         assert full.acquire(timeout=10)
     assert not full.acquire(timeout=0.05)
-    assert sorted(begun) == list(range(4))
+    assert sorted(begun) == list(range(5))
     assert list(results) == list(range(1, 50))
     assert _pools() == 0
 
