@@ -34,8 +34,8 @@ _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".parq": "parqu
 """Suffixes that tell which source or sink is meant."""
 
 _LONG = 2 << 20
-"""Bytes that are hashed in a thread beside the one that writes them: where so many come at once, nothing was computed
-from them that takes all processors. For fewer it takes too long to begin a thread."""
+"""Bytes that are hashed in a thread beside the one that writes them, half a batch by default: what leaves as large as
+it came leaves a processor free more often. For less, to begin a thread takes longer than it saves."""
 
 _BLOCK = 1 << 16
 """Bytes of one write. For a long one the system takes memory in long pieces, which a virtual machine may have to fetch

@@ -576,29 +576,25 @@ class _Crew(Generic[S, T]):
             self._begun.append(future)
             return item, future
 
+    def _work(self, begun: tuple[S, Future[Sequence[T]]], caught: type[BaseException]) -> None:
+        item, future = begun
+        try:
+            future.set_result(self._call(item))
+        except caught as e:  # raised again when its turn comes
+            future.set_exception(e)
+
     def _help(self) -> None:
-        while True:
-            self._room.acquire()
-            if (begun := self._begin()) is None:
-                return
-            item, future = begun
-            try:
-                future.set_result(self._call(item))
-            except BaseException as e:  # noqa: BLE001  (raised again when its turn comes)
-                future.set_exception(e)
-            del begun, item, future
+        while self._room.acquire() and (begun := self._begin()) is not None:
+            self._work(begun, BaseException)
+            del begun
 
     def results(self) -> Iterator[T]:
         """All that is made, in order; to take one makes room for another."""
         while True:
             if not (self._begun and self._begun[0].done()) and self._room.acquire(blocking=False):
                 if (begun := self._begin()) is not None:
-                    item, future = begun
-                    try:
-                        future.set_result(self._call(item))
-                    except Exception as e:  # noqa: BLE001  (raised again when its turn comes)
-                        future.set_exception(e)
-                    del begun, item, future
+                    self._work(begun, Exception)  # a signal does not wait for its turn
+                    del begun
                     continue
                 self._room.release()
                 if not self._begun:

@@ -174,8 +174,7 @@ class Worker:
         # To hand over a batch takes longer than to download where nothing is copied; several computers are fed by a
         # thread that has nothing else to do, or each by itself.
         apart = not self.device.shares
-        alone = apart or self.computers == 1
-        staged = self.flow.through("upload", self._upload, batches, _pair_bytes, apart=alone)
+        staged = self.flow.through("upload", self._upload, batches, _pair_bytes, apart=apart or self.computers == 1)
         return self.flow.through("download", self._download, self._computed(staged), _arrays_bytes, apart=apart)
 
     def read(self, tasks: Iterable[Task], rows: int, *, apart: bool = True) -> Generator[Batch, None, None]:
