@@ -88,6 +88,11 @@ class Route:
         """Bytes of one row of the tensor, as far as its type tells."""
         return self.dtype.itemsize * math.prod(self.storage.shape)
 
+    @property
+    def worked_bytes(self) -> int:
+        """The same of what a transform makes of it on the way: of pixels floats, which take twice as much at least."""
+        return max(2, self.dtype.itemsize) * math.prod(self.storage.shape)
+
 
 @dataclass(frozen=True)
 class Exit:
@@ -126,6 +131,11 @@ class Layout:
     def row_bytes(self) -> int:
         """Bytes of one row of all tensor columns."""
         return sum(route.row_bytes for route in self.routes)
+
+    @property
+    def worked_bytes(self) -> int:
+        """Bytes of one row of all tensor columns, each element as long as a float at least."""
+        return sum(route.worked_bytes for route in self.routes)
 
     @property
     def used(self) -> tuple[str, ...]:

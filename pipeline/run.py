@@ -271,7 +271,7 @@ def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
             return None
         schema, splits = source.schema(), source.splits()
         chosen = layout(schema, options.columns, options.carry, options.conversion)
-        rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes or _BATCH_BYTES)
+        rows = options.batch_rows or _batch_rows(chosen, chosen.row_bytes, splits, options.batch_bytes or _BATCH_BYTES)
         words = _words(source, sink, splits, chosen, options)
         chunks = ((split.id, read_wanted(source, split, chosen.needed, rows, words)) for split in splits)
         budget = options.stream_bytes // _LANES
@@ -419,7 +419,8 @@ def prepare(
     leaving, exits = chosen.exits(kinds, out.like, unstack=unstack)
     stored = sink.accept(leaving)
     rules = bind(options.checks, schema, stored)
-    rows = options.batch_rows or _batch_rows(chosen, splits, options.batch_bytes or _BATCH_BYTES)
+    row_bytes = chosen.worked_bytes if device.shares else chosen.row_bytes  # the cache that counts is that of the CPU
+    rows = options.batch_rows or _batch_rows(chosen, row_bytes, splits, options.batch_bytes or _BATCH_BYTES)
     auto = options.batch_rows is None and options.batch_bytes is None
     if auto and rowwise(transform) is not True:
         raise ConfigError(
@@ -543,8 +544,7 @@ def _dry(transform: Transform, device: Device, chosen: Layout) -> Transform:
     return transform
 
 
-def _batch_rows(chosen: Layout, splits: Sequence[Split], size: int) -> int:
-    row_bytes = chosen.row_bytes
+def _batch_rows(chosen: Layout, row_bytes: int, splits: Sequence[Split], size: int) -> int:
     if any(route.storage.ragged for route in chosen.routes):  # only the input knows how long lists are
         row_bytes = max(row_bytes, sum(s.bytes for s in splits) // max(1, sum(s.rows or 0 for s in splits)))
     if not row_bytes:
@@ -555,8 +555,9 @@ def _batch_rows(chosen: Layout, splits: Sequence[Split], size: int) -> int:
 
 def _calibrated(stage: Stage, transform: Transform, pending: Sequence[Task]) -> Stage:
     """The stage with the size of batches that took the first rows through the quickest."""
+    chosen = stage.plan.layout
     fits = [size for size in _TRIED if size <= stage.options.stream_bytes // _LANES]
-    sizes = sorted({_batch_rows(stage.plan.layout, stage.plan.splits, size) for size in fits or _TRIED[:1]})
+    sizes = sorted({_batch_rows(chosen, chosen.row_bytes, stage.plan.splits, size) for size in fits or _TRIED[:1]})
     longest = max(split.rows or sizes[-1] for task in pending for split in task.splits)
     sizes = [
         rows for before, rows in zip([0, *sizes], sizes, strict=False) if before < longest

@@ -23,9 +23,11 @@ from pipeline.engine.local import Local
 from pipeline.errors import ConfigError, DataError, DTypeError, OutputError, RetryError, TransformError
 from pipeline.manifest import read_manifest
 from pipeline.policy import Conversion, Policy
-from pipeline.run import Options, head_start, plan, run
+from pipeline.run import Options, head_start, plan, prepare, run
+from pipeline.sink.npy import Npy
 from pipeline.sink.npz import Npz
 from pipeline.sink.parquet import Parquet
+from pipeline.source.npy import Npy as NpySource
 from pipeline.source.parquet import Parquet as ParquetSource
 from pipeline.transform.standardize import Standardize
 from pipeline.worker import FIT_ROWS
@@ -54,6 +56,22 @@ def read_journal(out: Path) -> list[Any]:
 def times(out: Path) -> dict[str, int]:
     """Modification times of all files."""
     return {str(p): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+
+
+@dataclass(frozen=True)
+class Apart(Cpu):
+    """A device with memory of its own."""
+
+    shares = False
+
+
+@pytest.mark.parametrize(("dtype", "device", "rows"), [("u1", Cpu(), 128), ("u1", Apart(), 256), ("f2", Cpu(), 128)])
+def test_pixels_count_as_the_floats_that_are_made_of_them(tmp_path: Path, dtype: str, device: Cpu, rows: int) -> None:
+    """In the cache of a CPU."""
+    np.save(tmp_path / "a.npy", np.zeros((300, 4, 4), dtype))
+    source, sink = NpySource(str(tmp_path / "a.npy")), Npy(str(tmp_path / "b.npy"))
+    given: dict[str, Any] = {"source": source, "transform": same, "sink": sink, "engine": Local(), "device": device}
+    assert prepare(**given, options=Options(batch_bytes=256 * 16)).plan.batch_rows == rows
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
