@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.columns import literals
 from pipeline.errors import ConfigError
 
 _COMPARE = {
@@ -46,7 +47,7 @@ class Term:
             return column.is_null() if self.op == "is" else column.is_valid()
         if self.op in _LISTS:
             values = [constant(value, column.type) for value in self.value]
-            found = pc.is_in(column, value_set=pa.array(values))
+            found = pc.is_in(column, value_set=_listed(values))
             return found if self.op == "in" else pc.and_(pc.invert(found), column.is_valid())
         return _COMPARE[self.op](column, constant(self.value, column.type))
 
@@ -146,7 +147,7 @@ def constant(value: Any, type_: pa.DataType) -> pa.Scalar:
     """
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
-    scalar = pa.scalar(value)
+    scalar = literals([value])[0]
     if pa.types.is_timestamp(type_) and type_.tz is not None:
         try:
             return pc.assume_timezone(scalar.cast(pa.timestamp(type_.unit)), type_.tz)
@@ -158,3 +159,9 @@ def constant(value: Any, type_: pa.DataType) -> pa.Scalar:
         if isinstance(value, int | float) and (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
             return scalar
         raise
+
+
+def _listed(values: Sequence[pa.Scalar]) -> pa.Array:
+    if len({value.type for value in values}) == 1:
+        return pa.concat_arrays([pa.repeat(value, 1) for value in values])
+    return pa.array(values)

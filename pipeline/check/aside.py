@@ -132,7 +132,8 @@ def refused(rows: Columns, index: Array, split: Split, places: Array, why: Colum
         why: their columns `_check` and `_message`.
     """
     kept: Columns = {name: _plain(columns.take(column, index)) for name, column in rows.items()}
-    return {**kept, "_split": pa.repeat(split.id, len(index)), "_row": pa.array(places, pa.int64()), **why}
+    from_split = pa.repeat(columns.literals([split.id])[0], len(index))
+    return {**kept, "_split": from_split, "_row": columns.integers(places), **why}
 
 
 def _plain(column: Column) -> Column:

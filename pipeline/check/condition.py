@@ -149,7 +149,8 @@ class WithinWide:
 
         bad = [pc.less(column, self.low)] if self.low is not None else []
         bad += [pc.greater(column, self.high)] if self.high is not None else []
-        return _rows(np.logical_or.reduce([np.asarray(mask.fill_null(False)) for mask in bad]), None) if bad else None
+        outside = [columns.numbers(mask.fill_null(False)) for mask in bad]
+        return _rows(np.logical_or.reduce(outside), None) if outside else None
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class OneOf:
             return _rows(~np.isin(column, self.allowed), None)
         import pyarrow.compute as pc
 
-        return _rows(~np.asarray(pc.is_in(column, value_set=self.allowed)), columns.valid(column))
+        return _rows(~columns.numbers(pc.is_in(column, value_set=self.allowed)), columns.valid(column))
 
 
 def _values(column: Column, field: Field) -> tuple[Array, Array | None]:
@@ -391,13 +392,14 @@ def _arrow_members(values: Sequence[Any], field: pa.Field) -> pa.Array:
         if isinstance(value, bool) != pa.types.is_boolean(type_) or not whole:
             raise _misfit(value, field, "values of that type")
     if pa.types.is_temporal(type_):
-        ticks = pa.array([_moment(value, field) for value in values], pa.int64())
+        ticks = columns.literals([_moment(value, field) for value in values]).cast(pa.int64())
         return ticks.cast(pa.int32()).view(type_) if type_.bit_width == 32 else ticks.view(type_)
     if pa.types.is_decimal(type_):
         return pa.array([Decimal(str(value)) for value in values], type_)
     if pa.types.is_floating(type_):
-        return pa.array(np.array(values, np.float64)).cast(type_)
-    return pa.array(values, type_)
+        return columns.literals(np.array(values, np.float64).tolist()).cast(type_)
+    made = columns.literals(values)
+    return made if made.type == type_ else pa.array(values, type_)
 
 
 def _misfit(value: Any, field: Field, expected: str) -> ConfigError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from pipeline import columns
 from pipeline.check.aside import refused
 from pipeline.check.rules import Rule
 from pipeline.check.seen import Seen, keys
@@ -127,9 +128,9 @@ class Finding:
         texts = [
             [f"{r.column} {r.term}" for (r, _), hit in zip(self.reasons, kind, strict=True) if hit] for kind in kinds
         ]
-        code = pa.array(which.reshape(-1))
+        code = columns.integers(which.reshape(-1))
         first, all_ = [each[0] for each in texts], ["; ".join(f"breaks {text}" for text in each) for each in texts]
-        return {"_check": pa.array(first).take(code), "_message": pa.array(all_).take(code)}
+        return {"_check": columns.literals(first).take(code), "_message": columns.literals(all_).take(code)}
 
 
 def _text(column: Column, row: int) -> str:

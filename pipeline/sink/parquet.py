@@ -402,7 +402,7 @@ class Words:
 
     def rank(self, name: str, words: pa.Array) -> Array:
         """The place of each of some words among all."""
-        return np.asarray(pc.index_in(words, self._known[name]).to_numpy())
+        return arrow.numbers(pc.index_in(words, self._known[name]))
 
 
 class ParquetFile:
@@ -683,21 +683,21 @@ def _without_null(column: pa.Array) -> pa.Array:
 
 def _all_in_order(column: pa.DictionaryArray) -> bool:
     """Whether the first rows already have all words, in the order of the dictionary."""
-    used = pc.unique(column.indices.slice(0, _FIRST)).drop_null().to_numpy()
+    used = arrow.numbers(pc.unique(column.indices.slice(0, _FIRST)).drop_null())
     return np.array_equal(used, np.arange(len(column.dictionary)))
 
 
 def _observed(column: pa.DictionaryArray, name: str, words: Words | None) -> pa.DictionaryArray:
     """A dictionary of the values that occur, in the order of all; the others depend on what was read together."""
-    used = pc.unique(column.indices).drop_null().to_numpy()
+    used = arrow.numbers(pc.unique(column.indices).drop_null())
     if words is not None:
-        used = used[np.argsort(words.rank(name, column.dictionary.take(pa.array(used))), kind="stable")]
+        used = used[np.argsort(words.rank(name, column.dictionary.take(arrow.integers(used))), kind="stable")]
     if np.array_equal(used, np.arange(len(column.dictionary))):
         return column
     place = np.zeros(len(column.dictionary), np.int64)
     place[used] = np.arange(len(used))
-    indices = pa.array(place).take(column.indices).cast(column.type.index_type)
-    return pa.DictionaryArray.from_arrays(indices, column.dictionary.take(pa.array(used)))
+    indices = arrow.integers(place).take(column.indices).cast(column.type.index_type)
+    return pa.DictionaryArray.from_arrays(indices, column.dictionary.take(arrow.integers(used)))
 
 
 def _by_folder(batch: pa.RecordBatch, keys: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
@@ -706,7 +706,7 @@ def _by_folder(batch: pa.RecordBatch, keys: Sequence[str]) -> Iterator[tuple[str
     texts = {name: batch.column(name).cast(pa.string()) for name in keys}
     for text in texts.values():
         encoded = text.dictionary_encode(null_encoding="encode")
-        mixed = group * len(encoded.dictionary) + encoded.indices.to_numpy()
+        mixed = group * len(encoded.dictionary) + arrow.numbers(encoded.indices)
         group = np.unique(mixed, return_inverse=True)[1]
     order = np.argsort(group, kind="stable")
     stored = batch.drop_columns(list(keys))

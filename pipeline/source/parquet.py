@@ -340,7 +340,8 @@ def _known(table: pa.Schema, keys: Keys) -> pa.RecordBatch:
     columns = {}
     for name, value in keys:
         try:
-            columns[name] = pa.array([value], pa.string()).cast(table.field(name).type)
+            text = pa.nulls(1, pa.string()) if value is None else arrow.literals([value])
+            columns[name] = text.cast(table.field(name).type)
         except pa.ArrowException as e:
             raise ConfigError(f"source.partitions: {name}={value} is no {table.field(name).type}") from e
     return pa.record_batch(columns)
@@ -390,7 +391,7 @@ def _passing(batch: pa.RecordBatch, mask: pa.BooleanArray) -> pa.RecordBatch:
     """The rows where `mask` is true. `pyarrow.RecordBatch.filter` has no way for views, at any depth."""
     if mask.true_count == batch.num_rows:
         return batch
-    index = pc.indices_nonzero(mask).to_numpy().astype(np.int64)
+    index = arrow.numbers(pc.indices_nonzero(mask)).astype(np.int64)
     return pa.RecordBatch.from_arrays([arrow.take(column, index) for column in batch.columns], schema=batch.schema)
 
 
