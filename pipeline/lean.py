@@ -3,86 +3,204 @@
 They tell the shape of a result without computing it, for tensors on the device "meta" (torch/_meta_registrations.py).
 Whoever wants that makes such a tensor first: tracing (torch.compile, torch.export, FakeTensor), lists of any length
 (jagged tensors), programs that build a model before they have its weights. The first one brings the functions in, and
-so does the import of a module that comes with them.
+so does who looks for something in a module that comes with them: until then a stand-in is all that is there of it.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 _TRIED = "2.13."
 """Versions with which tests compare all of torch with and without; others are imported as they are."""
 
-_META = "torch._meta_registrations"
 _WITH = (
     "torch._decomp",
     "torch._prims",
-    "torch._prims_common.wrappers",
-    "torch._refs",
+    "torch._prims.debug_prims",
     "torch.utils._content_store",
+    "torch._prims.rng_prims",
+    "torch._prims_common.wrappers",
+    "torch._decomp.decompositions",
+    "torch._refs",
+    "torch._refs._conversions",
+    "torch._refs.fft",
+    "torch._refs.linalg",
+    "torch._refs.nn",
+    "torch._refs.nn.functional",
+    "torch._refs.special",
+    "torch._meta_registrations",
 )
-"""Modules that come with them, and import each other in a circle: it must be entered where torch does."""
+"""What torch imports for them, in the order in which it begins with their own lines."""
+_BESIDE = "torch.testing._internal.common_dtype"
+"""What else it imports for them."""
 _ASKS = ("torch._native.registry", "torch.utils._debug_mode._mode")
 """Modules that ask `inspect` in which module a line of theirs is, while they are imported."""
 _WORDS = ("debugprims", "prims", "rngprims")
 """Operators that come with them."""
-_FIRST = ("empty.memory_format", "empty_strided", "tril_indices", "triu_indices")
+_FIRST = ("empty.memory_format", "empty_strided", "tril_indices", "triu_indices", "_make_dep_token")
 """What makes each tensor on the device "meta" that is not made of another one."""
-
-_undo: list[Callable[[], object]] = []
-"""What is to be done once the functions are there, more than once if need be; nothing if they are."""
-_entering = threading.Lock()
-_here = threading.local()
 
 
 def load() -> None:
     """Import torch without them, unless it is there, or is a version with which this was not tried."""
     if "torch" in sys.modules or not _tried() or (found := find_spec("torch")) is None:
         return
-    _answer(found)
-    sys.modules[_META] = _StandIn(_META, PathFinder.find_spec(_META, found.submodule_search_locations))
+    if not found.submodule_search_locations:  # none that could lack something
+        return
+    folder = found.submodule_search_locations[0]
+    for name in _ASKS:  # `inspect` would find it out by resolving the paths of all modules there are: 20 ms
+        inspect.modulesbyfile[str(_place(folder, name).with_suffix(".py"))] = name
+    sys.modules.update({name: _StandIn(name, _place(folder, name)) for name in _WITH})
     try:
         torch: Any = import_module("torch")
     except BaseException:
-        del sys.modules[_META]
+        for name in _WITH:
+            del sys.modules[name]
         raise
-    _stand_in(torch)
-    _notice(torch)
-    sys.meta_path.insert(0, _finder)
+    import_module(_BESIDE)
+    for name in _WITH:
+        _bind(name)
+    _completion.undo = [*_make_ready(torch), *_notice(torch)]
+    if hasattr(os, "register_at_fork"):
+        freed = _completion.forked
+        os.register_at_fork(before=_completion.forks, after_in_parent=freed, after_in_child=freed)
 
 
 def complete() -> None:
-    """Import them too, if torch is there without; other threads wait for it.
+    """Import them too, if torch is there without; whoever wants them meanwhile waits.
 
-    Of two threads that begin with different modules of `_WITH` at once, one gets the error of a circle. A run tries its
-    transform in one thread first.
+    Raises:
+        RuntimeError: their import failed, now or before.
     """
-    if not _undo or getattr(_here, "importing", False):
-        return
-    with _entering:
-        if _finder in sys.meta_path:
-            sys.meta_path.remove(_finder)
-            del sys.modules[_META]
+    if lacking():
+        _completion.wait()
+
+
+def lacking() -> bool:
+    """Whether torch is there without them."""
+    return bool(_completion.undo)
+
+
+class _Completion:
+    """The import of what is lacking, once, in a thread of its own.
+
+    There it meets no mode of torch, no signal and no deep stack. Nor does it wait for anybody who waits for it: modules
+    are filled where they stand, without the lock that whoever imports one holds.
+    """
+
+    def __init__(self) -> None:
+        self.undo: list[Callable[[], object]] = []
+        """What is to be done once the functions are there; nothing if they are."""
+        self._begins = threading.Lock()
+        self._begun = False
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+        self._here = threading.local()
+        self._filled: set[str] = set()
+
+    @property
+    def _inside(self) -> bool:
+        return getattr(self._here, "inside", False)
+
+    def wait(self) -> None:
+        """Return when it has been done."""
+        if self._inside:
+            return
+        if not self._begun:
+            threading.Thread(target=self._run, name="pipeline-torch-rest", daemon=True).start()
+        self._ended.wait()
+        if self._error is not None:
+            raise RuntimeError(f"torch could not import the rest of itself: {self._error}") from self._error
+
+    def _run(self) -> None:
+        with self._begins:
+            if self._begun:
+                return
+            self._begun = self._here.inside = True
+        try:
             sys.modules["torch"]._C._unregister_opaque_type("torch._C.Generator")  # noqa: SLF001
-    _here.importing = True
-    try:
-        import_module(_META)
-    finally:
-        _here.importing = False
-    for each in _undo:
-        each()
-    _undo.clear()
+            modules = [sys.modules[name] for name in _WITH]
+            for module in modules:
+                self.fill(module)
+            for module in modules:
+                module.__class__ = ModuleType
+            for each in self.undo:
+                each()
+            self.undo = []
+        except BaseException as e:  # noqa: BLE001  (raised again where somebody waits; half of it cannot be mended)
+            self._error = e
+        finally:
+            self._ended.set()
+
+    def need(self, module: ModuleType) -> None:
+        """Return when there is all of a module; in this thread, what has been begun."""
+        if self._inside:
+            self.fill(module)
+        elif self.undo:
+            self.wait()
+
+    def fill(self, module: ModuleType) -> None:
+        """Import it into what stands in its place."""
+        name = module.__name__
+        if name in self._filled:
+            return
+        self._filled.add(name)
+        spec = PathFinder.find_spec(name, sys.modules[name.rpartition(".")[0]].__path__)
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        vars(module).update(vars(module_from_spec(spec)))
+        spec.loader.exec_module(module)
+        _bind(name)
+
+    def forks(self) -> None:
+        """Wait until the process can be doubled: a child has no thread that would go on."""
+        self._begins.acquire()
+        while self._begun and not self._ended.is_set() and not self._inside:
+            self._begins.release()
+            self._ended.wait()
+            self._begins.acquire()
+
+    def forked(self) -> None:
+        """Go on."""
+        self._begins.release()
+
+
+class _StandIn(ModuleType):
+    """Stands where a module will be; who looks for something in it waits until it is there."""
+
+    def __init__(self, name: str, place: Path) -> None:
+        super().__init__(name)
+        package = place.is_dir()
+        self.__file__ = str(place / "__init__.py" if package else place.with_suffix(".py"))
+        self.__spec__ = ModuleSpec(name, None, origin=self.__file__, is_package=package)
+        if package:
+            self.__path__ = self.__spec__.submodule_search_locations = [str(place)]
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("__") or name == "__all__":  # others are asked of each module that there is
+            _completion.need(self)
+        return ModuleType.__getattribute__(self, name)  # by now it may be one
+
+
+def _bind(name: str) -> None:
+    parent, _, leaf = name.rpartition(".")
+    vars(sys.modules[parent])[leaf] = sys.modules[name]
+
+
+def _place(folder: str, name: str) -> Path:
+    return Path(folder, *name.split(".")[1:])
 
 
 def _tried() -> bool:
@@ -92,19 +210,8 @@ def _tried() -> bool:
         return False
 
 
-def _answer(found: ModuleSpec) -> None:
-    """Tell `inspect` what it would find out by resolving the paths of all modules there are: 20 ms."""
-    for name in _ASKS:
-        parts = name.split(".")[1:]
-        for folder in found.submodule_search_locations or ():
-            inspect.modulesbyfile["/".join([folder, *parts]) + ".py"] = name
-
-
-def _stand_in(torch: Any) -> None:
-    """Put something in the place of what is not there; make torch.Generator ready as torch/_prims/rng_prims.py does."""
-    torch._lazy_modules.update(("_decomp", "_prims", "_refs"))  # noqa: SLF001
-    torch._prims_common.wrappers = _StandIn("torch._prims_common.wrappers")  # noqa: SLF001
-    torch.utils._content_store = _StandIn("torch.utils._content_store")  # noqa: SLF001
+def _make_ready(torch: Any) -> Iterator[Callable[[], object]]:
+    """Give torch.Generator what torch/_prims/rng_prims.py gives it, and each name of operators a place."""
     torch._C._set_generator_metaclass(import_module("torch._opaque_base").OpaqueBaseMeta)  # noqa: SLF001
     import_module("torch._library.opaque_object").register_opaque_type(torch.Generator, typ="reference")
     namespace: Any = torch._ops._OpNamespace  # noqa: SLF001
@@ -117,12 +224,16 @@ def _stand_in(torch: Any) -> None:
                 complete()
             return namespace.__getattr__(self, name)  # this may be one by now
 
+        def __iter__(self) -> Iterator[str]:
+            complete()
+            return iter(namespace.__iter__(self))
+
     for name in _WORDS:
         setattr(torch.ops, name, words := Words(name))
-        _undo.append(partial(setattr, words, "__class__", namespace))
+        yield partial(setattr, words, "__class__", namespace)
 
 
-def _notice(torch: Any) -> None:
+def _notice(torch: Any) -> list[Callable[[], object]]:
     """Stand before the operators that make a tensor on the device "meta", until the first call.
 
     And before who registers kernels of operators: they must come after those of torch to replace them.
@@ -138,6 +249,8 @@ def _notice(torch: Any) -> None:
             return getattr(getattr(torch.ops.aten, packet), overload)(*args, **kwargs)
 
         watch.impl(name, make, "Meta")
+    torch.library._impls.difference_update(watch._op_impls)  # noqa: SLF001  (it counts who replaces kernels of torch)
+    watch._op_impls.clear()  # noqa: SLF001
 
     @wraps(plain)
     def impl(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -145,51 +258,12 @@ def _notice(torch: Any) -> None:
             complete()
         return plain(self, *args, **kwargs)
 
+    def give_back() -> None:
+        if library.impl is impl:  # nobody has put something before it
+            library.impl = plain
+
     library.impl = impl
-    _undo.extend([watch._destroy, partial(setattr, library, "impl", plain)])  # noqa: SLF001
+    return [watch._destroy, give_back]  # noqa: SLF001
 
 
-class _StandIn(ModuleType):
-    """Is found in the place of a module that is not there yet; whoever looks for something in it has it."""
-
-    def __init__(self, name: str, spec: ModuleSpec | None = None) -> None:
-        super().__init__(name)
-        if spec is not None:
-            self.__spec__, self.__file__ = spec, spec.origin
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked of each module that there is
-            raise AttributeError(name)
-        complete()
-        return getattr(sys.modules[self.__name__], name)
-
-
-class _Finder(MetaPathFinder):
-    """Finds modules that come with the functions."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Asked for every module that is about to be imported, while no other thread can import."""
-        spec = PathFinder.find_spec(name, path, target) if name in _WITH else None
-        if spec is not None:
-            spec.loader = _Together()
-        return spec
-
-
-class _Together(Loader):
-    """Loads a module by bringing the functions in."""
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module, all of it."""
-        complete()
-        module = sys.modules[spec.name]
-        self._spec = module.__spec__
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Nothing but to give it back its own specification."""
-        module.__spec__ = self._spec
-
-
-_finder = _Finder()
+_completion = _Completion()

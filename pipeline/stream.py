@@ -285,7 +285,11 @@ class _Ahead(Generic[T]):
         self._size = size
         self._blocked = blocked
         self._done = done
-        self._join = begin(self._produce)
+        try:
+            self._join = begin(self._produce)
+        except BaseException:  # the system gives no more threads
+            _close(items)
+            raise
 
     def _produce(self) -> None:
         try:
@@ -532,11 +536,13 @@ def crew(items: Iterator[S], call: Callable[[S], Sequence[T]], width: int) -> Ge
     Each thread takes the next item itself, and the caller's works while what it waits for is with another. So nothing
     is handed over but what others have made. An error arrives after what became of the items before it.
     """
-    made = _Crew(items, call, width)
     try:
-        yield from made.results()
+        made = _Crew(items, call, width)
+        try:
+            yield from made.results()
+        finally:
+            made.stop()
     finally:
-        made.stop()
         _close(items)
 
 

@@ -8,7 +8,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -545,10 +547,20 @@ def test_a_crew_runs_ahead_of_its_consumer_by_less_than_twice_its_width() -> Non
     assert _pools() == 0
 
 
-@pytest.mark.parametrize("most", [0, 1])
-def test_a_crew_that_cannot_be_had_is_an_error(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has come already leaves again."""
+_FOUR = partial(crew, call=lambda n: [n], width=4)
+
+
+@pytest.mark.parametrize(("several", "most"), [(_FOUR, 0), (_FOUR, 1), (partial(prefetch, depth=2), 0)])
+def test_threads_that_cannot_be_had_are_an_error(several: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has come already leaves again, and what they would have worked on ends."""
     start, threads = threading.Thread.start, []
+    ended: list[int] = []
+
+    def items() -> Iterator[int]:
+        try:
+            yield from range(9)
+        finally:
+            ended.append(1)
 
     def limited(thread: threading.Thread) -> None:
         threads.append(thread)
@@ -557,9 +569,11 @@ def test_a_crew_that_cannot_be_had_is_an_error(most: int, monkeypatch: pytest.Mo
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", limited)
+    given = items()
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        list(crew(iter(range(9)), lambda n: [n], 4))
-    assert _pools() == 0
+        next(given)
+        list(several(given))
+    assert (_pools(), ended) == (0, [1])
 
 
 @pytest.mark.parametrize("width", [2, 3])
