@@ -259,7 +259,7 @@ def plan(*, source: Source, transform: Transform, sink: Sink, engine: Engine, de
 
 
 def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
-    """Begin to read what a run will read first, while the transform, and torch with it, are loading.
+    """Begin to read the first splits that are longer than a batch, while the transform, and torch with it, are loading.
 
     Only where that is sure to be wanted: no part is there yet. What is wrong with the input, `run` says in its turn.
     """
@@ -270,10 +270,14 @@ def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
         if home(os.fspath(sink.path), single=sink.single).state.exists() and not options.restart:
             return None
         schema, splits = source.schema(), source.splits()
+        size = options.batch_bytes or _BATCH_BYTES
+        long = [split for split in splits if split.bytes >= size]
+        if not long:  # to open short ones takes the interpreter's lock as often as an import gives it up
+            return None
         chosen = layout(schema, options.columns, options.carry, options.conversion)
-        rows = options.batch_rows or _batch_rows(chosen, chosen.row_bytes, splits, options.batch_bytes or _BATCH_BYTES)
+        rows = options.batch_rows or _batch_rows(chosen, chosen.row_bytes, splits, size)
         words = _words(source, sink, splits, chosen, options)
-        chunks = ((split.id, read_wanted(source, split, chosen.needed, rows, words)) for split in splits)
+        chunks = ((split.id, read_wanted(source, split, chosen.needed, rows, words)) for split in long)
         budget = options.stream_bytes // _LANES
         dear = decodes(source)
         return Headstart(chunks, chunk_bytes, budget if dear else min(budget, _COPIED_AHEAD), brief=not dear)

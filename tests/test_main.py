@@ -606,7 +606,8 @@ def test_reading_begins_before_the_code_of_the_user_is_loaded(here: Path, front:
     Path("usercode.py").write_text(f"import eager\nassert eager.begun.wait(10), 'nothing is read yet'\n{CODE}")
     Path("my_conf/source").mkdir()
     Path("my_conf/source/eager.yaml").write_text("_target_: eager.Eager\npath: x.npy\n")
-    code, _, err = front("--config-dir", "my_conf", "transform=mine", "source=eager", "sink=npy", "sink.path=y.npy")
+    given = ("source=eager", "sink=npy", "sink.path=y.npy", "batch.bytes=1")  # which the file is longer than
+    code, _, err = front("--config-dir", "my_conf", "transform=mine", *given)
     assert code == 0, err
 
 

@@ -515,9 +515,10 @@ def test_words_that_travel_as_codes_come_back(tmp_path: Path, wordy: Path, *, mo
 
 def headed(source: Any, out: Path, transform: Any = same, **given: Any) -> dict[str, Any]:
     """A run with a head start, as the front door makes one."""
-    options = replace(Options(batch_rows=16, progress="none", columns=["x"]), **given)
+    options = replace(Options(batch_rows=16, batch_bytes=1, progress="none", columns=["x"]), **given)
     sink = Parquet(str(out))
     head = head_start(source, sink, options)
+    assert (head is None) is (out.exists() and not options.restart)
     try:
         return run(
             source=source, transform=transform, sink=sink, engine=Local(), device=Cpu(), options=options, head=head
@@ -557,10 +558,11 @@ def test_what_is_read_early_comes_as_words_and_codes_too(tmp_path: Path, wordy: 
 def test_nothing_is_read_early_in_vain(tmp_path: Path) -> None:
     """Not where parts are there already, unless they are to be replaced; not where all is done in one thread."""
     source = Choosy(table())
+    assert head_start(source, Parquet(str(tmp_path / "a")), Options()) is None  # less than a batch
     headed(source, tmp_path / "a")
     source.asked.clear()
     assert headed(source, tmp_path / "a")["state"] == "nothing to do"
-    assert head_start(source, Parquet(str(tmp_path / "b")), Options(stream_depth=0)) is None
+    assert head_start(source, Parquet(str(tmp_path / "b")), Options(stream_depth=0, batch_bytes=1)) is None
     assert source.asked == []
     headed(source, tmp_path / "a", restart=True)
     assert len(source.asked) == len(source.splits())
@@ -575,7 +577,8 @@ def test_what_is_wrong_with_the_input_is_said_by_the_run(tmp_path: Path) -> None
             yield from super().read_only(split, columns, rows)
             raise DataError("the file ends in the middle")
 
-    assert head_start(Choosy(table()), Parquet(str(tmp_path / "a")), Options(columns=["nowhere"])) is None
+    nowhere = Options(columns=["nowhere"], batch_bytes=1)
+    assert head_start(Choosy(table()), Parquet(str(tmp_path / "a")), nowhere) is None
     with pytest.raises(DataError, match="ends in the middle"):
         headed(Broken(table()), tmp_path / "b")
     assert not list((tmp_path / "b").glob("*.parquet"))
