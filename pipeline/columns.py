@@ -771,9 +771,14 @@ def integers(array: Array) -> pa.Array:
     return _arrow(array.astype(np.int64, copy=False), None, pa.int64())
 
 
-def literals(values: Sequence[Any]) -> pa.Array:
-    """As `pyarrow.array`; without pandas if all are integers, all floats, or all texts."""
+_NATURAL: dict[type | None, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+def literals(values: Sequence[Any], type_: pa.DataType | None = None) -> pa.Array:
+    """As `pyarrow.array`; without pandas if all are integers, floats or texts of the type that these have there."""
     kinds = {type(value) for value in values}
+    if type_ not in (None, _NATURAL.get(next(iter(kinds), None))):
+        return pa.array(values, type_)
     if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
         return _arrow(np.array(values, np.int64), None, pa.int64())
     if kinds == {float}:
@@ -782,4 +787,4 @@ def literals(values: Sequence[Any]) -> pa.Array:
         texts = [value.encode() for value in values]
         ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         return pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
-    return pa.array(values)
+    return pa.array(values, type_)

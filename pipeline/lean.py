@@ -13,10 +13,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial, wraps
 from importlib import import_module
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import PackageNotFoundError, version
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
@@ -54,15 +55,15 @@ _FIRST = ("empty.memory_format", "empty_strided", "tril_indices", "triu_indices"
 
 
 def load() -> None:
-    """Import torch without them, unless it is there, or is a version with which this was not tried."""
+    """Import torch without them, unless it is there, or was not tried so: another version, or one with plug-ins."""
     if "torch" in sys.modules or not _tried() or (found := find_spec("torch")) is None:
         return
     if not found.submodule_search_locations:  # none that could lack something
         return
     folder = found.submodule_search_locations[0]
     for name in _ASKS:  # `inspect` would find it out by resolving the paths of all modules there are: 20 ms
-        inspect.modulesbyfile[str(_place(folder, name).with_suffix(".py"))] = name
-    sys.modules.update({name: _StandIn(name, _place(folder, name)) for name in _WITH})
+        inspect.modulesbyfile[str(Path(folder, *name.split(".")[1:]).with_suffix(".py"))] = name
+    sys.modules.update({name: _StandIn(name, folder) for name in _WITH})
     try:
         torch: Any = import_module("torch")
     except BaseException:
@@ -74,8 +75,8 @@ def load() -> None:
         _bind(name)
     _completion.undo = [*_make_ready(torch), *_notice(torch)]
     if hasattr(os, "register_at_fork"):
-        freed = _completion.forked
-        os.register_at_fork(before=_completion.forks, after_in_parent=freed, after_in_child=freed)
+        told = {"after_in_parent": _completion.forked, "after_in_child": _completion.born}
+        os.register_at_fork(before=_completion.forks, **told)
 
 
 def complete() -> None:
@@ -105,7 +106,8 @@ class _Completion:
         """What is to be done once the functions are there; nothing if they are."""
         self._begins = threading.Lock()
         self._begun = False
-        self._ended = threading.Event()
+        self._by: threading.Thread | None = None
+        self._started, self._ended = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self._here = threading.local()
         self._filled: set[str] = set()
@@ -115,12 +117,21 @@ class _Completion:
         return getattr(self._here, "inside", False)
 
     def wait(self) -> None:
-        """Return when it has been done."""
+        """Return when it has been done.
+
+        Where no thread is to be had, and at the end of the interpreter, which starts none any more, it is done here.
+        """
         if self._inside:
             return
         if not self._begun:
-            threading.Thread(target=self._run, name="pipeline-torch-rest", daemon=True).start()
-        self._ended.wait()
+            with suppress(RuntimeError, MemoryError):
+                if not sys.is_finalizing():
+                    threading.Thread(target=self._run, name="pipeline-torch-rest", daemon=True).start()
+                    self._started.wait(1)
+            self._run()
+        while not self._ended.wait(1):
+            if sys.is_finalizing() or (self._by and not self._by.is_alive()):
+                raise RuntimeError("torch lacks the rest of itself: the thread that was to import it has died")
         if self._error is not None:
             raise RuntimeError(f"torch could not import the rest of itself: {self._error}") from self._error
 
@@ -128,7 +139,9 @@ class _Completion:
         with self._begins:
             if self._begun:
                 return
-            self._begun = self._here.inside = True
+            self._by, self._begun = threading.current_thread(), True
+        self._here.inside = True
+        self._started.set()
         try:
             sys.modules["torch"]._C._unregister_opaque_type("torch._C.Generator")  # noqa: SLF001
             modules = [sys.modules[name] for name in _WITH]
@@ -142,10 +155,13 @@ class _Completion:
         except BaseException as e:  # noqa: BLE001  (raised again where somebody waits; half of it cannot be mended)
             self._error = e
         finally:
+            self._here.inside = False
             self._ended.set()
 
-    def need(self, module: ModuleType) -> None:
-        """Return when there is all of a module; in this thread, what has been begun."""
+    def need(self, module: ModuleType, name: str) -> None:
+        """Return when a module has this attribute, if it is to have it; in this thread, when it has been begun."""
+        if name.startswith("__") and name != "__all__":  # asked of each module that there is
+            return
         if self._inside:
             self.fill(module)
         elif self.undo:
@@ -153,16 +169,13 @@ class _Completion:
 
     def fill(self, module: ModuleType) -> None:
         """Import it into what stands in its place."""
-        name = module.__name__
-        if name in self._filled:
-            return
-        self._filled.add(name)
-        spec = PathFinder.find_spec(name, sys.modules[name.rpartition(".")[0]].__path__)
-        if spec is None or spec.loader is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        vars(module).update(vars(module_from_spec(spec)))
-        spec.loader.exec_module(module)
-        _bind(name)
+        name, spec = module.__name__, module.__spec__
+        if name not in self._filled:
+            self._filled.add(name)
+            assert spec is not None, name
+            assert spec.loader is not None, name
+            spec.loader.exec_module(module)
+            _bind(name)
 
     def forks(self) -> None:
         """Wait until the process can be doubled: a child has no thread that would go on."""
@@ -176,22 +189,30 @@ class _Completion:
         """Go on."""
         self._begins.release()
 
+    def born(self) -> None:
+        """Go on as a child, in which nobody waits."""
+        if not self._begun:
+            self._started, self._ended = threading.Event(), threading.Event()
+        self._begins.release()
+
 
 class _StandIn(ModuleType):
     """Stands where a module will be; who looks for something in it waits until it is there."""
 
-    def __init__(self, name: str, place: Path) -> None:
+    def __init__(self, name: str, folder: str) -> None:
         super().__init__(name)
-        package = place.is_dir()
-        self.__file__ = str(place / "__init__.py" if package else place.with_suffix(".py"))
-        self.__spec__ = ModuleSpec(name, None, origin=self.__file__, is_package=package)
-        if package:
-            self.__path__ = self.__spec__.submodule_search_locations = [str(place)]
+        spec = PathFinder.find_spec(name, [str(Path(folder, *name.split(".")[1:-1]))])
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        vars(self).update(vars(module_from_spec(spec)))
 
     def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("__") or name == "__all__":  # others are asked of each module that there is
-            _completion.need(self)
+        _completion.need(self, name)
         return ModuleType.__getattribute__(self, name)  # by now it may be one
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _completion.need(self, name)
+        ModuleType.__setattr__(self, name, value)
 
 
 def _bind(name: str) -> None:
@@ -199,13 +220,9 @@ def _bind(name: str) -> None:
     vars(sys.modules[parent])[leaf] = sys.modules[name]
 
 
-def _place(folder: str, name: str) -> Path:
-    return Path(folder, *name.split(".")[1:])
-
-
 def _tried() -> bool:
     try:
-        return version("torch").startswith(_TRIED)
+        return version("torch").startswith(_TRIED) and not entry_points(group="torch.backends")
     except PackageNotFoundError:
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -274,3 +275,21 @@ def test_values_that_a_type_has_no_place_for_are_refused(type_: pa.DataType, lim
     columns.restore(values, np.array([True, False]), field).validate()
     with pytest.raises(DTypeError, match=f"column 'x' is .*{limit}.*{limit + 1} in row 1 of this batch"):
         columns.restore(values, None, field)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1, -(2**63), 2**63 - 1], [1.5, float("inf")], ["a", "", "\u00e9\x00"], [True], [None], [], [b"a"], [1, 2.5]],
+)
+def test_literals_are_those_of_pyarrow(values: list[Any]) -> None:
+    """Their type too."""
+    expected = pa.array(values)
+    assert columns.literals(values).equals(expected)
+    assert columns.literals(values, expected.type).equals(expected)
+
+
+def test_literals_do_not_change_their_type() -> None:
+    """As pyarrow does not."""
+    with pytest.raises(pa.ArrowTypeError):
+        columns.literals([1], pa.string())
+    assert columns.literals([1, 2**63], pa.uint64()).to_pylist() == [1, 2**63]

@@ -51,8 +51,8 @@ from pipeline import lean
 lean.load()
 before = dict(sys.modules)
 for name in lean._WITH:
-    assert not vars(before[name]).keys() - {"__name__", "__doc__", "__package__", "__loader__", "__spec__", "__file__",
-        "__path__"} - {other.rpartition(".")[2] for other in lean._WITH}
+    own = {word for word in vars(before[name]) if not word.startswith("__")}
+    assert own <= {other.rpartition(".")[2] for other in lean._WITH}
 lean.complete()
 assert {name: module for name, module in sys.modules.items() if before.get(name) is not module} == {}
 print({type(before[name]) for name in lean._WITH} == {type(sys)})
@@ -232,7 +232,7 @@ def test_a_fork_waits_for_it(tmp_path: Path) -> None:
     """In the child nobody would go on."""
     code = f"""{MIDWAY.format(happens="begun.set()")}
 begun = threading.Event()
-thread = threading.Thread(target=tried)
+thread = threading.Thread(target=lambda: torch.empty(2, device="meta"))  # others import more, which no fork waits for
 thread.start()
 begun.wait()
 if not (child := os.fork()):
@@ -242,6 +242,62 @@ thread.join()
 print(os.waitpid(child, 0)[1], tried())
 """
     assert python(["-c", code], tmp_path) == "0 (2, 2)"
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        "threading.settrace(lambda *_: 1 / 0)",
+        "threading.Thread.start = lambda _: (_ for _ in ()).throw(RuntimeError('no thread'))",
+    ],
+)
+def test_without_a_thread_of_its_own_it_comes_all_the_same(without: str, tmp_path: Path) -> None:
+    """In that of the caller."""
+    code = f"import threading\nfrom pipeline import lean\nlean.load()\nimport torch\n{without}\n{FAR}"
+    assert python(["-c", code], tmp_path) == "torch.Size([2, 2])"
+
+
+def test_nobody_waits_for_it_at_the_end_of_the_interpreter(tmp_path: Path) -> None:
+    """Which starts no thread any more, and has taken modules apart."""
+    code = """
+from pipeline import lean
+lean.load()
+import torch
+def last():
+    try:
+        yield
+    finally:
+        try:
+            print(torch._refs.sinc.__name__)
+        except RuntimeError as e:
+            print(e)
+kept = last()
+next(kept)
+"""
+    assert "torch could not import the rest of itself" in python(["-c", code], tmp_path)
+
+
+def test_what_is_put_into_a_module_stays(tmp_path: Path) -> None:
+    """It would be lost when the module is filled."""
+    code = """
+import sys
+from pipeline import lean
+lean.load()
+sys.modules["torch._refs"].sinc = "mine"
+print(sys.modules["torch._refs"].sinc, lean.lacking())
+"""
+    assert python(["-c", code], tmp_path) == "mine False"
+
+
+def test_a_torch_with_plug_ins_comes_whole(tmp_path: Path) -> None:
+    """They are imported with it, and may want anything."""
+    told = tmp_path / "plug-1.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1\n")
+    (told / "entry_points.txt").write_text("[torch.backends]\nplug = plug:load\n")
+    (tmp_path / "plug.py").write_text("def load():\n    import torch._refs\n    print(torch._refs.sinc.__name__)\n")
+    code = "from pipeline import lean\nlean.load()\nimport torch\nassert not lean.lacking()"
+    assert python(["-c", code], tmp_path) == "sinc"
 
 
 def test_to_look_for_a_module_does_not_import_it(tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def _one_of(term: Term, field: Field) -> Condition:
         return OneOf(np.array([_member(value, field) for value in term.allowed], _member_dtype(field)))
     try:
         return OneOf(_arrow_members(term.allowed, field))
-    except (pa.ArrowException, TypeError, ValueError) as e:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as e:
         raise ConfigError(f"allowed: {field.name!r} is {describe(field)}: {e}") from e
 
 
@@ -392,14 +392,13 @@ def _arrow_members(values: Sequence[Any], field: pa.Field) -> pa.Array:
         if isinstance(value, bool) != pa.types.is_boolean(type_) or not whole:
             raise _misfit(value, field, "values of that type")
     if pa.types.is_temporal(type_):
-        ticks = columns.literals([_moment(value, field) for value in values]).cast(pa.int64())
+        ticks = columns.literals([_moment(value, field) for value in values], pa.int64())
         return ticks.cast(pa.int32()).view(type_) if type_.bit_width == 32 else ticks.view(type_)
     if pa.types.is_decimal(type_):
         return pa.array([Decimal(str(value)) for value in values], type_)
     if pa.types.is_floating(type_):
         return columns.literals(np.array(values, np.float64).tolist()).cast(type_)
-    made = columns.literals(values)
-    return made if made.type == type_ else pa.array(values, type_)
+    return columns.literals(values, type_)
 
 
 def _misfit(value: Any, field: Field, expected: str) -> ConfigError:

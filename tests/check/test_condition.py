@@ -103,6 +103,11 @@ def test_large_integers_are_compared_as_integers(kind: Any) -> None:
     assert broken(column, one_of(BIG)) == [0]
 
 
+def test_large_members_are_compared_as_they_are() -> None:
+    """Beside small ones, which alone would be int64."""
+    assert broken(pa.array([1, 2**63 + 1, 2], pa.uint64()), one_of(1, 2**63 + 1)) == [2]
+
+
 def test_integers_bound_floats_exactly() -> None:
     """A double next to a bound that no double is."""
     column = np.array([2.0**53, 2.0**53 + 2])
@@ -155,6 +160,8 @@ def test_ranges_of_floats_agree_with_python(values: list[float], low: int, width
         (np.array([1], "i1"), one_of("a"), "'a' does not fit column 'c'"),
         (np.zeros((1, 2)), one_of(1.0), "'c' is float64[2], whose values cannot be listed"),
         (pa.array([[1]]), one_of(1), "allowed: 'c' is list"),
+        (pa.array([1], pa.uint64()), one_of(1, 2**64), "allowed: 'c' is uint64"),
+        (pa.array(["a"]), one_of(2**63), "allowed: 'c' is string"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_any_row(column: Column, term: Term, words: str) -> None:
