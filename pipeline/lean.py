@@ -61,9 +61,13 @@ def load() -> None:
     if not found.submodule_search_locations:  # none that could lack something
         return
     folder = found.submodule_search_locations[0]
+    try:
+        stand_ins = {name: _StandIn(name, folder) for name in _WITH}
+    except ModuleNotFoundError:  # a build that comes with something else
+        return
     for name in _ASKS:  # `inspect` would find it out by resolving the paths of all modules there are: 20 ms
         inspect.modulesbyfile[str(Path(folder, *name.split(".")[1:]).with_suffix(".py"))] = name
-    sys.modules.update({name: _StandIn(name, folder) for name in _WITH})
+    sys.modules.update(stand_ins)
     try:
         torch: Any = import_module("torch")
     except BaseException:

@@ -366,10 +366,11 @@ def test_the_first_of_their_tensors_is_noticed(tmp_path: Path) -> None:
     [
         ("import torch", True),
         ("lean._TRIED = '1.'; lean.load(); lean.complete()", True),
+        ("lean._WITH += ('torch._not_there',); lean.load(); assert not lean.lacking()", True),
     ],
 )
 def test_any_other_torch_stays_as_it_is(change: str, found: bool, tmp_path: Path) -> None:
-    """One that is there already, and one with which this was not tried."""
+    """One that is there already, one with which this was not tried, and one that comes with other modules."""
     code = f"""
 import sys
 from pipeline import lean
