@@ -259,9 +259,10 @@ def plan(*, source: Source, transform: Transform, sink: Sink, engine: Engine, de
 
 
 def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
-    """Begin to read the first splits that are longer than a batch, while the transform, and torch with it, are loading.
+    """Begin to read what a run will read first, while the transform, and torch with it, are loading.
 
-    Only where that is sure to be wanted: no part is there yet. What is wrong with the input, `run` says in its turn.
+    Only splits of a batch or more, and only where they are sure to be wanted: no part is there yet. What is wrong with
+    the input, `run` says in its turn.
     """
     others = options.checks != Checks() and options.carry != "all"  # columns that only checks look at
     if not options.stream_depth or not isinstance(source, Selective) or others:
@@ -275,7 +276,7 @@ def head_start(source: Source, sink: Sink, options: Options) -> Head | None:
         if not long:  # to open short ones takes the interpreter's lock as often as an import gives it up
             return None
         chosen = layout(schema, options.columns, options.carry, options.conversion)
-        rows = options.batch_rows or _batch_rows(chosen, chosen.row_bytes, splits, size)
+        rows = options.batch_rows or _batch_rows(chosen, splits, size)
         words = _words(source, sink, splits, chosen, options)
         chunks = ((split.id, read_wanted(source, split, chosen.needed, rows, words)) for split in long)
         budget = options.stream_bytes // _LANES
@@ -423,8 +424,8 @@ def prepare(
     leaving, exits = chosen.exits(kinds, out.like, unstack=unstack)
     stored = sink.accept(leaving)
     rules = bind(options.checks, schema, stored)
-    row_bytes = chosen.worked_bytes if device.shares else chosen.row_bytes  # the cache that counts is that of the CPU
-    rows = options.batch_rows or _batch_rows(chosen, row_bytes, splits, options.batch_bytes or _BATCH_BYTES)
+    size = options.batch_bytes or _BATCH_BYTES
+    rows = options.batch_rows or _batch_rows(chosen, splits, size, worked=device.shares)  # in the cache of the CPU
     auto = options.batch_rows is None and options.batch_bytes is None
     if auto and rowwise(transform) is not True:
         raise ConfigError(
@@ -548,7 +549,8 @@ def _dry(transform: Transform, device: Device, chosen: Layout) -> Transform:
     return transform
 
 
-def _batch_rows(chosen: Layout, row_bytes: int, splits: Sequence[Split], size: int) -> int:
+def _batch_rows(chosen: Layout, splits: Sequence[Split], size: int, *, worked: bool = False) -> int:
+    row_bytes = chosen.worked_bytes if worked else chosen.row_bytes
     if any(route.storage.ragged for route in chosen.routes):  # only the input knows how long lists are
         row_bytes = max(row_bytes, sum(s.bytes for s in splits) // max(1, sum(s.rows or 0 for s in splits)))
     if not row_bytes:
@@ -561,7 +563,7 @@ def _calibrated(stage: Stage, transform: Transform, pending: Sequence[Task]) -> 
     """The stage with the size of batches that took the first rows through the quickest."""
     chosen = stage.plan.layout
     fits = [size for size in _TRIED if size <= stage.options.stream_bytes // _LANES]
-    sizes = sorted({_batch_rows(chosen, chosen.row_bytes, stage.plan.splits, size) for size in fits or _TRIED[:1]})
+    sizes = sorted({_batch_rows(chosen, stage.plan.splits, size) for size in fits or _TRIED[:1]})
     longest = max(split.rows or sizes[-1] for task in pending for split in task.splits)
     sizes = [
         rows for before, rows in zip([0, *sizes], sizes, strict=False) if before < longest

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.columns import size, take, values
+from pipeline.columns import numbers, size, take
 from pipeline.core import Array, Arrays, Column, Columns
 from pipeline.layout import ROWS, STARTS, VALID
 
@@ -155,8 +155,8 @@ _NOTHING = _Seen("", np.empty(0))
 def _of_array(some: Array) -> _Seen:
     if some.dtype.kind in "biuf":
         flat = some.reshape(-1)
-        numbers = flat[_spread(flat.size, _ELEMENTS)].astype(np.float64)
-        return _Seen("value", numbers, numbers.view(np.int64))
+        picked = flat[_spread(flat.size, _ELEMENTS)].astype(np.float64)
+        return _Seen("value", picked, picked.view(np.int64))
     if some.dtype.kind == "M":
         flat = some.reshape(-1)
         return _times(flat[~np.isnat(flat)].astype(np.int64), np.datetime_data(some.dtype)[0])
@@ -166,19 +166,18 @@ def _of_array(some: Array) -> _Seen:
 
 
 def _of_arrow(some: pa.Array) -> _Seen:
-    """Through `values`: `pyarrow.Array.to_numpy` imports pandas where it is installed."""
     type_ = some.type
     if pa.types.is_boolean(type_) or pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        return _of_array(values(some, "")[0])
+        return _of_array(numbers(some))
     if pa.types.is_decimal(type_):
-        return _of_array(values(some.cast(pa.float64()), "")[0])
+        return _of_array(numbers(some.cast(pa.float64())))
     if pa.types.is_date(type_) or pa.types.is_timestamp(type_):
         unit = "D" if pa.types.is_date32(type_) else getattr(type_, "unit", "ms")
-        return _times(values(some, "")[0], unit)
+        return _times(numbers(some), unit)
     if any(test(type_) for test in _WORDS):
         return _words(some.to_pylist())
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
-        return _Seen("length", values(pc.list_value_length(some), "")[0].astype(np.float64))
+        return _Seen("length", numbers(pc.list_value_length(some)).astype(np.float64))
     return _NOTHING
 
 
