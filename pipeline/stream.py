@@ -555,7 +555,7 @@ class _Crew(Generic[S, T]):
         self._begun: deque[Future[Sequence[T]]] = deque()
         self._lock = threading.Lock()
         self._ended = False
-        self._room = threading.Semaphore(2 * width - 1)
+        self._room = threading.Semaphore(3 * width)  # with less the others wait while the consumer is at one and writes
         self._joins: list[Callable[[], object]] = []
         try:
             for _ in range(width - 1):
