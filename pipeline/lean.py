@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,14 +18,14 @@ from contextlib import suppress
 from functools import partial, wraps
 from importlib import import_module
 from importlib.machinery import PathFinder
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points, version
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_TRIED = "2.13."
-"""Versions with which tests compare all of torch with and without; others are imported as they are."""
+_TRIED = re.compile(r"2\.13\.\d+(\+[\w.]+)?")
+"""Releases with which tests compare all of torch with and without; others are imported as they are."""
 
 _WITH = (
     "torch._decomp",
@@ -48,10 +49,22 @@ _BESIDE = "torch.testing._internal.common_dtype"
 """What else it imports for them."""
 _ASKS = ("torch._native.registry", "torch.utils._debug_mode._mode")
 """Modules that ask `inspect` in which module a line of theirs is, while they are imported."""
+_DRAWS = "torch._prims.rng_prims"
+"""The one that makes torch.Generator what torch.ops knows."""
 _WORDS = ("debugprims", "prims", "rngprims")
 """Operators that come with them."""
+_SPACES = ("aten", "mkl", "mkldnn", "onednn", "quantized", *_WORDS)
+"""Where operators are that they register kernels of."""
 _FIRST = ("empty.memory_format", "empty_strided", "tril_indices", "triu_indices", "_make_dep_token")
-"""What makes each tensor on the device "meta" that is not made of another one."""
+"""What makes each tensor on the device "meta" that is not made of another one, but for `torch.func.functionalize`."""
+_ASKED = (
+    "decompose",
+    "_can_decompose",
+    "has_kernel_for_dispatch_key",
+    "has_kernel_for_any_dispatch_key",
+    "_get_dispatch",
+)
+"""What tells of an operator which kernels there are."""
 
 
 def load() -> None:
@@ -74,10 +87,20 @@ def load() -> None:
         for name in _WITH:
             del sys.modules[name]
         raise
-    import_module(_BESIDE)
-    for name in _WITH:
-        _bind(name)
-    _completion.undo = [*_make_ready(torch), *_notice(torch)]
+    undo: list[Callable[[], object]] = []
+    try:
+        import_module(_BESIDE)
+        for name in _WITH:
+            _bind(name)
+        for some in (_make_ready(torch), _notice(torch)):
+            undo.extend(some)
+    except BaseException as e:  # a release that is not like the others, or a signal: all of it, then
+        _completion.undo = [*undo, _nothing]
+        complete()
+        if isinstance(e, Exception):
+            return
+        raise
+    _completion.undo = undo
     if hasattr(os, "register_at_fork"):
         told = {"after_in_parent": _completion.forked, "after_in_child": _completion.born}
         os.register_at_fork(before=_completion.forks, **told)
@@ -108,6 +131,8 @@ class _Completion:
     def __init__(self) -> None:
         self.undo: list[Callable[[], object]] = []
         """What is to be done once the functions are there; nothing if they are."""
+        self.first: dict[str, Callable[[], object]] = {}
+        """What is to be done right before one of the modules is imported."""
         self._begins = threading.Lock()
         self._begun = False
         self._by: threading.Thread | None = None
@@ -134,7 +159,8 @@ class _Completion:
                     self._started.wait(1)
             self._run()
         while not self._ended.wait(1):
-            if sys.is_finalizing() or (self._by and not self._by.is_alive()):
+            died = sys.is_finalizing() or (self._by and not self._by.is_alive())
+            if died and not self._ended.is_set():  # it may have been done meanwhile
                 raise RuntimeError("torch lacks the rest of itself: the thread that was to import it has died")
         if self._error is not None:
             raise RuntimeError(f"torch could not import the rest of itself: {self._error}") from self._error
@@ -147,7 +173,6 @@ class _Completion:
         self._here.inside = True
         self._started.set()
         try:
-            sys.modules["torch"]._C._unregister_opaque_type("torch._C.Generator")  # noqa: SLF001
             modules = [sys.modules[name] for name in _WITH]
             for module in modules:
                 self.fill(module)
@@ -178,16 +203,33 @@ class _Completion:
             self._filled.add(name)
             assert spec is not None, name
             assert spec.loader is not None, name
+            self.first.pop(name, _nothing)()
             spec.loader.exec_module(module)
             _bind(name)
 
     def forks(self) -> None:
-        """Wait until the process can be doubled: a child has no thread that would go on."""
-        self._begins.acquire()
-        while self._begun and not self._ended.is_set() and not self._inside:
-            self._begins.release()
-            self._ended.wait()
-            self._begins.acquire()
+        """Wait until the process can be doubled: a child has no thread that would go on.
+
+        What is raised here, Python prints, and it forks all the same; so what a signal raises does not end the wait.
+        """
+        interrupt: BaseException | None = None
+        held = False
+        while not held:
+            try:
+                if not self._rests():
+                    self._ended.wait(1)
+                held = self._begins.acquire()
+                if not self._rests():
+                    self._begins.release()
+                    held = False
+            except BaseException as e:  # noqa: BLE001  (raised when it rests)
+                interrupt = e
+        if interrupt is not None:
+            raise interrupt
+
+    def _rests(self) -> bool:
+        """Whether nothing is being imported, or only for whoever asks, or nothing ever will be."""
+        return not self._begun or self._ended.is_set() or self._inside or sys.is_finalizing()
 
     def forked(self) -> None:
         """Go on."""
@@ -224,17 +266,41 @@ def _bind(name: str) -> None:
     vars(sys.modules[parent])[leaf] = sys.modules[name]
 
 
+def _nothing() -> None:
+    """There is nothing to be done."""
+
+
 def _tried() -> bool:
-    try:
-        return version("torch").startswith(_TRIED) and not entry_points(group="torch.backends")
-    except PackageNotFoundError:
+    if sys.platform == "darwin":  # they register a kernel for MPS, too, which computes
         return False
+    try:
+        return bool(_TRIED.fullmatch(version("torch"))) and not entry_points(group="torch.backends")
+    except Exception:  # noqa: BLE001  (no metadata, or damaged ones, of which torch itself asks nothing)
+        return False
+
+
+def _before(owner: Any, name: str) -> Callable[[], None]:
+    """Bring them in before this is called; what is returned takes that back."""
+    plain = getattr(owner, name)
+
+    @wraps(plain)
+    def first(*args: Any, **kwargs: Any) -> Any:
+        complete()
+        return plain(*args, **kwargs)
+
+    def give_back() -> None:
+        if vars(owner).get(name) is first:  # nobody has put something before it
+            setattr(owner, name, plain)
+
+    setattr(owner, name, first)
+    return give_back
 
 
 def _make_ready(torch: Any) -> Iterator[Callable[[], object]]:
     """Give torch.Generator what torch/_prims/rng_prims.py gives it, and each name of operators a place."""
     torch._C._set_generator_metaclass(import_module("torch._opaque_base").OpaqueBaseMeta)  # noqa: SLF001
     import_module("torch._library.opaque_object").register_opaque_type(torch.Generator, typ="reference")
+    _completion.first[_DRAWS] = partial(torch._C._unregister_opaque_type, "torch._C.Generator")  # noqa: SLF001
     namespace: Any = torch._ops._OpNamespace  # noqa: SLF001
 
     class Words(namespace):  # type: ignore[misc]
@@ -251,13 +317,15 @@ def _make_ready(torch: Any) -> Iterator[Callable[[], object]]:
 
     for name in _WORDS:
         setattr(torch.ops, name, words := Words(name))
+        torch.ops._dir.append(name)  # noqa: SLF001
         yield partial(setattr, words, "__class__", namespace)
 
 
-def _notice(torch: Any) -> list[Callable[[], object]]:
+def _notice(torch: Any) -> Iterator[Callable[[], object]]:
     """Stand before the operators that make a tensor on the device "meta", until the first call.
 
-    And before who registers kernels of operators: they must come after those of torch to replace them.
+    And before who asks of an operator which kernels there are, and who registers kernels: they must come after those of
+    torch to replace them.
     """
     library, plain = torch.library.Library, torch.library.Library.impl
     watch = library("aten", "IMPL")
@@ -270,12 +338,13 @@ def _notice(torch: Any) -> list[Callable[[], object]]:
             return getattr(getattr(torch.ops.aten, packet), overload)(*args, **kwargs)
 
         watch.impl(name, make, "Meta")
+        _kept.append(torch.library.get_kernel(f"aten::{name}", "Meta"))
     torch.library._impls.difference_update(watch._op_impls)  # noqa: SLF001  (it counts who replaces kernels of torch)
     watch._op_impls.clear()  # noqa: SLF001
 
     @wraps(plain)
     def impl(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.ns == "aten":
+        if self.ns in _SPACES:
             complete()
         return plain(self, *args, **kwargs)
 
@@ -284,7 +353,14 @@ def _notice(torch: Any) -> list[Callable[[], object]]:
             library.impl = plain
 
     library.impl = impl
-    return [watch._destroy, give_back]  # noqa: SLF001
+    yield from (watch._destroy, give_back)  # noqa: SLF001
+    functions = import_module("torch._functorch.eager_transforms")
+    yield _before(functions, "_func_increment_nesting")
+    yield from (_before(torch, name) for name in ("_enable_functionalization", "_to_functional_tensor"))
+    yield from (_before(torch._ops.OpOverload, name) for name in _ASKED)  # noqa: SLF001
+    yield _before(type(torch.ops), "load_library")
 
 
 _completion = _Completion()
+_kept: list[object] = []
+"""Kernels that stood before those of torch: another thread may be about to call one that is taken back."""

@@ -13,12 +13,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-KEYS = ["Meta", "CPU", "CompositeImplicitAutograd", "CompositeExplicitAutograd", "Python", "Autograd", ""]
-FOUND = f"""
+FOUND = """
 import json, sys, torch
-told = {{key: sorted(torch._C._dispatch_get_registrations_for_dispatch_key(key)) for key in {KEYS}}}
+told = {"keys": {"": sorted(torch._C._dispatch_get_registrations_for_dispatch_key(""))}}
+for key in torch._C.DispatchKey.__members__:
+    try:
+        told["keys"][key] = sorted(torch._C._dispatch_get_registrations_for_dispatch_key(key))
+    except RuntimeError:  # the name of no key of operators
+        pass
 told["modules"] = sorted(name for name in sys.modules if name.split(".")[0] == "torch")
 told["names"] = sorted(vars(torch))
+told["spaces"] = sorted(torch.ops)
+asked = torch._ops.OpOverload
+told["where"] = [each.__code__.co_filename for each in vars(asked).values() if hasattr(each, "__code__")]
 print(json.dumps(told))
 """
 
@@ -38,9 +45,11 @@ def test_what_is_completed_lacks_nothing(tmp_path: Path) -> None:
     for before in ("", "import torch; torch._refs; torch._decomp; torch._prims; "):
         code = f"from pipeline import lean; lean.load(); {before}lean.complete(){FOUND}"
         assert json.loads(python(["-c", code], tmp_path)) == plain
-    assert len(lean["Meta"]) < 0.6 * len(plain["Meta"])
-    missing = {name for key in KEYS if key != "Meta" for name in set(plain[key]) - set(lean[key])}
-    assert {name.split("::")[0] for name in missing} <= {"prims", "debugprims", "rngprims"}  # the words of traces
+    assert len(lean["keys"]["Meta"]) < 0.6 * len(plain["keys"]["Meta"])
+    assert len(plain["keys"]) > 50
+    missing = {(key, name) for key in plain["keys"] for name in set(plain["keys"][key]) - set(lean["keys"][key])}
+    computing = {(key, name) for key, name in missing if key != "Meta" and "prims::" not in name}
+    assert computing == {("MPS", "aten::linalg_lu_solve.out")}  # where there is MPS, torch comes whole
 
 
 def test_what_comes_with_them_is_known(tmp_path: Path) -> None:
@@ -137,6 +146,37 @@ own.impl('sinc', lambda x: x.new_empty(7), 'Meta')
 print(torch.sinc(torch.ones(2, device='meta')).shape)""",
             "torch.Size([7])",
         ),
+        (
+            """ones = torch.ones(2)
+print(torch.func.functionalize(lambda x, y: x.clone().logical_and_(y))(ones, ones))""",
+            "tensor([1., 1.])",
+        ),
+        (
+            """given = torch._to_functional_tensor(torch.ones(2))
+torch._enable_functionalization()
+made = given.logical_not_()
+torch._disable_functionalization()
+print(torch._from_functional_tensor(made))""",
+            "tensor([0., 0.])",
+        ),
+        (
+            "print(torch.ops.aten.upsample_nearest1d.default.decompose(torch.ones(1, 1, 2), [4]).shape)",
+            "torch.Size([1, 1, 4])",
+        ),
+        (
+            """from torch.utils.flop_counter import FlopCounterMode
+with FlopCounterMode(display=False) as counted:
+    torch.nn.Linear(3, 4)(torch.ones(2, 3))
+print(counted.get_total_flops())""",
+            "48",
+        ),
+        (
+            """own = torch.library.Library('quantized', 'IMPL')
+own.impl('relu6', lambda x, inplace=False: x.new_empty(7), 'Meta')
+print(torch.ops.quantized.relu6(torch.ones(2, device='meta')).shape)""",
+            "torch.Size([7])",
+        ),
+        ("try:\n    torch.ops.load_library('none.so')\nexcept OSError:\n    print('none')", "none"),
         ("from torch._dynamo import is_compiling\nprint(is_compiling())", "False"),
     ],
 )
@@ -244,6 +284,33 @@ print(os.waitpid(child, 0)[1], tried())
     assert python(["-c", code], tmp_path) == "0 (2, 2)"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_waits_for_it_through_signals(tmp_path: Path) -> None:
+    """Python forks whatever is raised before. The wait goes on, and what was raised is printed."""
+    code = f"""{MIDWAY.format(happens="begun.set(); proceed.wait()")}
+begun, proceed = threading.Event(), threading.Event()
+thread = threading.Thread(target=lambda: torch.empty(2, device="meta"))
+thread.start()
+begun.wait()
+told = []
+sys.unraisablehook = lambda given: told.append(given.exc_type.__name__)
+waits, wait = [], lean._completion._ended.wait
+def waiting(seconds):
+    waits.append(seconds)
+    if len(waits) > 1:
+        proceed.set()
+        return wait(seconds)
+    signal.raise_signal(signal.SIGINT)
+lean._completion._ended.wait = waiting
+if not (child := os.fork()):
+    signal.alarm(60)
+    os._exit(tried() != (2, 2))
+thread.join()
+print(os.waitpid(child, 0)[1], tried(), told, len(waits) > 1)
+"""
+    assert python(["-c", code], tmp_path) == "0 (2, 2) ['KeyboardInterrupt'] True"
+
+
 @pytest.mark.parametrize(
     "without",
     [
@@ -347,7 +414,7 @@ for make in [
     lambda: torch.nn.Linear(2, 2).to_empty(device="meta"), lambda: torch.asarray([1.0], device="meta"),
     lambda: torch.complex(like, like).to("meta"), lambda: torch.ones(2, dtype=torch.bfloat16).to("meta"),
 ]:
-    lean._notice(torch)
+    list(lean._notice(torch))
     before = noticed
     with contextlib.suppress(NotImplementedError):  # it is not there, since nothing is brought in here
         make()
@@ -365,19 +432,24 @@ def test_the_first_of_their_tensors_is_noticed(tmp_path: Path) -> None:
     ("change", "found"),
     [
         ("import torch", True),
-        ("lean._TRIED = '1.'; lean.load(); lean.complete()", True),
+        ("import re; lean._TRIED = re.compile('1.*'); lean.load(); lean.complete()", True),
+        ("lean.version = lambda _: '2.13.0a0+git1'; lean.load()", True),
+        ("lean.version = lambda _: None; lean.load()", True),
+        ("real, sys.platform = sys.platform, 'darwin'; lean.load(); sys.platform = real; import torch", True),
+        ("lean._FIRST = ('not_there',); lean.load(); assert not lean.lacking()", True),
+        ("lean._BESIDE = 'torch._not_there'; lean.load(); assert not lean.lacking()", True),
         ("lean._WITH += ('torch._not_there',); lean.load(); assert not lean.lacking()", True),
     ],
 )
 def test_any_other_torch_stays_as_it_is(change: str, found: bool, tmp_path: Path) -> None:
-    """One that is there already, one with which this was not tried, and one that comes with other modules."""
+    """One that is there already, one with which this was not tried, and one that is not like others of its release."""
     code = f"""
 import sys
 from pipeline import lean
 {change}
 lean.load()
 import torch
-print("torch._prims" in sys.modules)
+print("torch._prims" in sys.modules and not lean.lacking())
 """
     assert python(["-c", code], tmp_path) == str(found)
 
