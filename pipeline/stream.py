@@ -260,8 +260,9 @@ def prefetch(
         finally:
             _close(items)
         return
-    ahead = _Ahead(items, _Buffer[T](depth, _Room(budget)), size, blocked, _thread)
+    ahead = _Ahead(items, _Buffer[T](depth, _Room(budget)), size, blocked)
     try:
+        ahead.begin(_thread)
         yield from ahead.buffer
     finally:
         ended()
@@ -269,7 +270,11 @@ def prefetch(
 
 
 class _Ahead(Generic[T]):
-    """Items produced in a thread, from now on, behind a buffer."""
+    """Items produced in a thread, behind a buffer.
+
+    A signal may interrupt who begins it when the thread is at work already. So it can be stopped whether it was begun
+    or not: either the thread takes the right to produce, or who stops it does.
+    """
 
     def __init__(
         self,
@@ -277,7 +282,6 @@ class _Ahead(Generic[T]):
         buffer: _Buffer[T],
         size: Callable[[T], int],
         blocked: Callable[[float], None],
-        begin: Callable[[Callable[[], None]], Callable[[], object]],
         done: Callable[[], None] = lambda: None,
     ) -> None:
         self.buffer = buffer
@@ -285,13 +289,16 @@ class _Ahead(Generic[T]):
         self._size = size
         self._blocked = blocked
         self._done = done
-        try:
-            self._join = begin(self._produce)
-        except BaseException:  # the system gives no more threads
-            _close(items)
-            raise
+        self._right, self._ended = threading.Lock(), threading.Event()
+        self._join: Callable[[], object] = _nothing
+
+    def begin(self, begin: Callable[[Callable[[], None]], Callable[[], object]]) -> None:
+        """Let `begin` call what produces in a thread; what that returns waits for its end."""
+        self._join = begin(self._produce)
 
     def _produce(self) -> None:
+        if not self._right.acquire(blocking=False):
+            return
         try:
             for item in self._items:
                 start = time.perf_counter()
@@ -305,11 +312,16 @@ class _Ahead(Generic[T]):
         except BaseException as e:  # noqa: BLE001  (raised again in the thread that consumes)
             self.buffer.end(e)
         finally:
+            self._ended.set()
             self._done()
 
     def stop(self) -> None:
-        """Nobody wants more; return when production has ended."""
+        """Nobody wants more; return when production has ended, or never will begin."""
         self.buffer.stop()
+        if self._right.acquire(blocking=False):
+            _close(self._items)
+            self._ended.set()
+        self._ended.wait()
         self._join()
 
 
@@ -385,7 +397,11 @@ class _Group(Generic[S, T]):
     ) -> None:
         self.inbox = inbox
         self._deal = deal
-        self.ahead = _Ahead(step(iter(inbox)), outbox, size, blocked, deal.begin, self._end)
+        self.ahead = _Ahead(step(iter(inbox)), outbox, size, blocked, self._end)
+
+    def begin(self) -> None:
+        """Let a thread of the deal take the items as they come."""
+        self.ahead.begin(self._deal.begin)
 
     def _end(self) -> None:
         self.inbox.stop()
@@ -449,13 +465,8 @@ class _Deal:
         with self._lock:
             if self._stopped:
                 return None
-            try:
-                group = start(inbox)
-            except BaseException:  # the system gives no more threads; what was begun all the same finds nothing
-                inbox.stop()
-                inbox.end(_Abandoned())
-                raise
-            self._running.append(group)
+            self._running.append(group := start(inbox))
+            group.begin()
             return group
 
     def begin(self, call: Callable[[], None]) -> Callable[[], object]:
@@ -702,18 +713,22 @@ class Beside:
     def begin(self, call: Callable[[], None]) -> None:
         """Begin a call, once the one before has ended."""
         self.wait()
+        right = threading.Lock()
         try:
             self._done.clear()
-            self._join = _thread(partial(self._run, call), "pipeline-beside")
-        except BaseException:  # the system gives no more threads
-            self._done.set()
+            self._join = _thread(partial(self._run, call, right), "pipeline-beside")
+        except BaseException:  # the system gives no more threads, or a signal came; it may be at work all the same
+            if right.acquire(blocking=False):
+                self._done.set()
             raise
 
     def idle(self) -> bool:
         """Whether nothing is at work: what is begun now begins at once."""
         return self._done.is_set()
 
-    def _run(self, call: Callable[[], None]) -> None:
+    def _run(self, call: Callable[[], None], right: threading.Lock) -> None:
+        if not right.acquire(blocking=False):
+            return
         try:
             call()
         except BaseException as e:  # noqa: BLE001  (raised again where somebody waits)

@@ -576,6 +576,71 @@ def test_threads_that_cannot_be_had_are_an_error(several: Any, most: int, monkey
     assert (_pools(), ended) == (0, [1])
 
 
+@pytest.mark.parametrize(("fans", "which"), [(False, 1), (True, 1), (True, 2)])
+def test_a_signal_may_come_when_a_thread_has_just_begun(
+    fans: bool, which: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is at work already, and `Thread.start` has not returned: what it works on ends before the error is seen."""
+    start, threads = threading.Thread.start, []
+    at_work = [threading.Event(), threading.Event()]
+    ended: list[str] = []
+
+    def items() -> Iterator[int]:
+        try:
+            at_work[0].set()
+            yield from range(100)
+        finally:
+            ended.append("items")
+
+    def step(given: Iterator[int]) -> Iterator[int]:
+        try:
+            at_work[1].set()
+            yield from given
+        finally:
+            ended.append("step")
+
+    def interrupted(thread: threading.Thread) -> None:
+        threads.append(thread)
+        number = len(threads)
+        start(thread)
+        if number == which:
+            assert at_work[which - 1].wait(10)
+            raise SystemExit(143)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(SystemExit):
+        list(fan(items(), step, 2, lambda n: n // 3, 2) if fans else prefetch(items(), 2))
+    assert "items" in ended
+    assert not at_work[1].is_set() or "step" in ended
+    for thread in threads:
+        thread.join(10)
+    assert _pools() == 0
+
+
+def test_a_signal_may_come_when_work_beside_has_just_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for, as if nothing had come."""
+    start, go = threading.Thread.start, threading.Event()
+    seen: list[int] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise SystemExit(143)
+
+    def call() -> None:
+        go.wait(10)
+        seen.append(1)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    beside = Beside()
+    with pytest.raises(SystemExit):
+        beside.begin(call)
+    monkeypatch.undo()
+    assert not beside.idle()
+    go.set()
+    beside.end()
+    assert (seen, beside.idle()) == ([1], True)
+
+
 @pytest.mark.parametrize("width", [2, 3])
 def test_a_short_item_takes_all_steps_in_one_thread(width: int) -> None:
     """As many items as the width meet on their way, and their order is kept; lanes count all threads together."""
