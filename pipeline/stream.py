@@ -509,10 +509,10 @@ def pool(
     An error arrives after what became of the items before it. However it ends, `ended` is told before what is still at
     work is waited for.
     """
-    threads = ThreadPoolExecutor(width, "pipeline-lane")
+    threads, shift = ThreadPoolExecutor(width, "pipeline-lane"), _Shift()
     waiting: deque[Future[Sequence[T]]] = deque()
     try:
-        for begun in _begun(items, lambda item: threads.submit(call, item)):
+        for begun in _begun(items, lambda item: threads.submit(shift.work, call, item)):
             waiting.append(begun)
             del begun
             if len(waiting) > width:  # one is ready for the thread that is done first
@@ -522,7 +522,36 @@ def pool(
     finally:
         ended()
         threads.shutdown(cancel_futures=True)
+        shift.end()
         _close(items)
+
+
+class _Shift:
+    """Calls at work: a pool does not know the thread that had just begun when a signal came."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._over = False
+        self._at_work = 0
+
+    def work(self, call: Callable[[S], Sequence[T]], item: S) -> Sequence[T]:
+        """Call it, unless nobody wants that any more."""
+        with self._changed:
+            if self._over:
+                return ()
+            self._at_work += 1
+        try:
+            return call(item)
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Begin no more, and return when none is at work."""
+        with self._changed:
+            self._over = True
+            self._changed.wait_for(lambda: not self._at_work)
 
 
 def _begun(items: Iterator[S], submit: Callable[[S], Future[Sequence[T]]]) -> Iterator[Future[Sequence[T]]]:

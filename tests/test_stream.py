@@ -617,6 +617,28 @@ def test_a_signal_may_come_when_a_thread_has_just_begun(
     assert _pools() == 0
 
 
+def test_a_signal_may_come_when_a_thread_of_a_pool_has_just_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool does not know it yet, and waits for it all the same."""
+    start, at_work, go = threading.Thread.start, threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        assert at_work.wait(10)
+        raise SystemExit(143)
+
+    def call(n: int) -> list[int]:
+        at_work.set()
+        assert go.wait(10)
+        done.append(n)
+        return [n]
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(SystemExit):
+        list(pool(iter(range(9)), call, 2, go.set))
+    assert done == [0]
+
+
 def test_a_signal_may_come_when_work_beside_has_just_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is waited for, as if nothing had come."""
     start, go = threading.Thread.start, threading.Event()
