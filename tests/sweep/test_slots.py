@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -203,4 +204,8 @@ def test_no_process_is_left(tmp_path: Path) -> None:
 
 def children() -> set[str]:
     """Processes that this one has started and not waited for."""
-    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread of another test has ended meanwhile
+            found.update((task / "children").read_text().split())
+    return found
