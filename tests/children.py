@@ -5,6 +5,7 @@ The server has imported all that a run needs and started no thread, so that a ch
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import errno
 import functools
@@ -12,6 +13,7 @@ import gc
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from shutil import which
 from typing import IO, Any
 
 import pytest
@@ -80,6 +81,8 @@ class Server:
     """The client's end: forks children, and hears how they end."""
 
     process: subprocess.Popen[str]
+    root: Path
+    """Where what the children print is kept, until the tests end."""
     _folders: dict[int, Path] = field(default_factory=dict)
 
     def start(self, argv: Sequence[str] | str, under: Path, fault: Fault = NONE, **how: Any) -> int:
@@ -93,7 +96,7 @@ class Server:
                 `file_size` is a limit; `ignore` names signals; `whole` lets the interpreter take its leave, which is
                 slow with torch: else the child ends when the stage has returned.
         """
-        folder = Path(tempfile.mkdtemp(prefix="child-"))
+        folder = Path(tempfile.mkdtemp(prefix="child-", dir=self.root))
         streams = {"0": os.devnull, "1": f"{folder}/out", "2": f"{folder}/err", **how.pop("streams", {})}
         request = {"argv": argv, "under": str(under), "fault": asdict(fault), "streams": streams, **how}
         pid: int = self._ask(do="start", **request)
@@ -124,16 +127,18 @@ class Server:
 @functools.cache
 def server() -> Server:
     """The server of this test process. Skips the test where there is no C compiler, or no preloading."""
-    compiler = which("cc")
+    compiler = shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("faults in system calls need Linux and a C compiler")
-    library = Path(tempfile.mkdtemp(prefix="syscalls-")) / "syscalls.so"
+    root = Path(tempfile.mkdtemp(prefix="children-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    library = root / "syscalls.so"
     source = Path(__file__).with_name("syscalls.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl", "-lrt"], check=True)
     env = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
     pipe = subprocess.PIPE
     argv = [sys.executable, "-m", "tests.children"]
-    return Server(subprocess.Popen(argv, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, text=True))
+    return Server(subprocess.Popen(argv, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, text=True), root)
 
 
 # ---- the server ------------------------------------------------------------------------------------------------------
