@@ -279,13 +279,14 @@ def _tried() -> bool:
         return False
 
 
-def _before(owner: Any, name: str) -> Callable[[], None]:
-    """Bring them in before this is called; what is returned takes that back."""
+def _before(owner: Any, name: str, when: Callable[..., bool] = lambda *_, **__: True) -> Callable[[], None]:
+    """Bring them in before this is called, when its arguments are such; what is returned takes that back."""
     plain = getattr(owner, name)
 
     @wraps(plain)
     def first(*args: Any, **kwargs: Any) -> Any:
-        complete()
+        if when(*args, **kwargs):
+            complete()
         return plain(*args, **kwargs)
 
     def give_back() -> None:
@@ -327,8 +328,7 @@ def _notice(torch: Any) -> Iterator[Callable[[], object]]:
     And before who asks of an operator which kernels there are, and who registers kernels: they must come after those of
     torch to replace them.
     """
-    library, plain = torch.library.Library, torch.library.Library.impl
-    watch = library("aten", "IMPL")
+    watch = torch.library.Library("aten", "IMPL")
     for name in _FIRST:
         packet, _, overload = name.partition(".")
 
@@ -342,18 +342,8 @@ def _notice(torch: Any) -> Iterator[Callable[[], object]]:
     torch.library._impls.difference_update(watch._op_impls)  # noqa: SLF001  (it counts who replaces kernels of torch)
     watch._op_impls.clear()  # noqa: SLF001
 
-    @wraps(plain)
-    def impl(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.ns in _SPACES:
-            complete()
-        return plain(self, *args, **kwargs)
-
-    def give_back() -> None:
-        if library.impl is impl:  # nobody has put something before it
-            library.impl = plain
-
-    library.impl = impl
-    yield from (watch._destroy, give_back)  # noqa: SLF001
+    yield watch._destroy  # noqa: SLF001
+    yield _before(torch.library.Library, "impl", lambda library, *_, **__: library.ns in _SPACES)
     functions = import_module("torch._functorch.eager_transforms")
     yield _before(functions, "_func_increment_nesting")
     yield from (_before(torch, name) for name in ("_enable_functionalization", "_to_functional_tensor"))
